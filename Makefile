@@ -1,0 +1,48 @@
+# Everything a contributor runs. Each target sets up what it needs; the only requirements are
+# Python 3.11 or newer with venv, and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_MIB ?= 1024
+
+.PHONY: help demo test test-all lint types check lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/installed: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "modelhaul needs Python 3.11 or newer; try: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(VENV)/installed ## download a 1 GiB model from a local hub, kill it half-way, resume, prove it
+	$(BIN)/python tools/demo.py --mib $(DEMO_MIB)
+
+test: $(VENV)/installed ## run the test suite
+	$(BIN)/python -m pytest -n auto -q
+
+test-all: ## run the test suite on every supported Python that is installed
+	@./tools/each-python $(MAKE)
+
+lint: $(VENV)/installed ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types test ## what CI checks, without the demo
+
+lock: ## resolve the dependencies anew into requirements/
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet uv
+	$(VENV)-lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --upgrade --quiet pyproject.toml -o requirements/run.txt
+	$(VENV)-lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --upgrade --quiet pyproject.toml requirements/build.in --group test --group lint -o requirements/dev.txt
+
+clean: ## remove environments and what the demo made
+	rm -rf .venv .venv-* .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,6 @@
+"""`python -m modelhaul` is the command."""
+
+from modelhaul.cli.main import main
+
+if __name__ == "__main__":
+    main()

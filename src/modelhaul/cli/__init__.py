@@ -1,0 +1,1 @@
+"""The command line: spellings, printing, progress, exit codes. One file per verb."""

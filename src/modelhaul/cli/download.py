@@ -1,0 +1,191 @@
+"""`modelhaul download`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modelhaul.cli.options import Connections, Force, Json, LimitRate, Quiet, changed_settings
+from modelhaul.cli.output import JsonView, View, choose_view, printable, write_line
+from modelhaul.cli.session import run
+from modelhaul.core.units import size_text
+from modelhaul.errors import UsageError
+
+if TYPE_CHECKING:
+    from modelhaul.client import Client
+    from modelhaul.core.plan import Plan
+
+
+def download(
+    repo: Annotated[
+        str | None, typer.Argument(metavar="REPO", help="The repository: owner/name.")
+    ] = None,
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE...", help="Only these files.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="REPO", help="The same as REPO, for a model.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", metavar="REPO", help="REPO is a dataset.")
+    ] = None,
+    repo_type: Annotated[
+        str, typer.Option("--repo-type", help="What REPO is: model or dataset.")
+    ] = "model",
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit.  [default: master]")
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN...",
+            help="Only files whose path matches; shell patterns, where * crosses /.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN...", help="No files whose path matches; wins over --include."
+        ),
+    ] = None,
+    local_dir: Annotated[
+        Path | None, typer.Option(help="A plain folder to write to, instead of the cache.")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="The cache.  [env: MODELSCOPE_CACHE]")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="API token.  [env: MODELSCOPE_API_TOKEN; else the saved login]"),
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="The site.  [env: MODELSCOPE_ENDPOINT]")
+    ] = None,
+    connections: Connections = None,
+    limit_rate: LimitRate = None,
+    max_workers: Annotated[
+        int | None, typer.Option(help="Most large files in motion at once.", hidden=True)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be fetched, and fetch nothing.")
+    ] = False,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Download a model or dataset from ModelScope, and prove every file by its SHA-256.
+
+    Interrupt it whenever you like: the same command goes on where it stopped. Files that are there
+    already are kept. The last line on stdout is the folder.
+
+    \b
+    modelhaul download Qwen/Qwen3-8B
+    modelhaul download Qwen/Qwen3-8B --local-dir ./qwen --include '*.json' '*.safetensors'
+    modelhaul download Qwen/Qwen3-8B config.json tokenizer.json
+    modelhaul download --dataset owner/name --revision v1.0.0
+    """
+    view = choose_view(quiet=quiet, as_json=as_json)
+
+    async def main() -> int:
+        from modelhaul.client import Client
+
+        name, names, kind = _which(repo, files, model, dataset, repo_type)
+        wish: dict[str, Any] = {
+            "kind": kind,
+            "files": names,
+            "revision": revision,
+            "include": include or (),
+            "exclude": exclude or (),
+            "local_dir": local_dir,
+            "cache_dir": cache_dir,
+            "endpoint": endpoint,
+            "token": token,
+            "force": force,
+            "on_event": view,
+        }
+        settings = changed_settings(connections, limit_rate, files_at_once=max_workers)
+        async with Client(settings) as client:
+            if dry_run:
+                return await _show_plan(client, name, wish, view)
+            report = await client.download(name, **wish)
+        view.result(report.path)
+        return 0
+
+    raise typer.Exit(run(main, view))
+
+
+def _which(
+    repo: str | None,
+    files: list[str] | None,
+    model: str | None,
+    dataset: str | None,
+    repo_type: str,
+) -> tuple[str, list[str], str]:
+    """The repository, the files and the kind; with --model and --dataset all words are files."""
+    if repo_type not in ("model", "dataset"):
+        raise UsageError(f"--repo-type: {repo_type!r} is neither model nor dataset")
+    if model is not None and dataset is not None:
+        raise UsageError("--model and --dataset at once: give one of them")
+    names = list(files or ())
+    named = model or dataset
+    if named is None:
+        if repo is None:
+            raise UsageError(
+                "no repository given", hint="modelhaul download owner/name; see --help"
+            )
+        return repo, names, repo_type
+    if repo is not None:
+        names.insert(0, repo)
+    return named, names, "dataset" if dataset is not None else repo_type
+
+
+async def _show_plan(client: Client, name: str, wish: dict[str, Any], view: View) -> int:
+    from modelhaul.core.plan import Action
+    from modelhaul.errors import Occupied
+
+    plan = await client.plan(name, **wish)
+    if isinstance(view, JsonView):
+        view.line(_plan_fields(plan))
+    else:
+        _print_plan(plan)
+    refused = any(file.action is Action.REFUSE for file in plan)
+    return Occupied.exit_code if refused else 0
+
+
+def _plan_fields(plan: Plan) -> dict[str, Any]:
+    return {
+        "event": "plan",
+        "files": [
+            {
+                "path": file.file.path,
+                "action": file.action.value,
+                "size": file.file.size,
+                "fetch": file.fetch,
+                "reuse": file.reuse,
+                "sha256": file.file.sha256,
+                "reason": file.reason or None,
+            }
+            for file in plan
+        ],
+        "size": plan.size,
+        "fetch": plan.fetch,
+        "reuse": plan.reuse,
+    }
+
+
+def _print_plan(plan: Plan) -> None:
+    import sys
+
+    for file in plan:
+        reused = f"  ({size_text(file.reuse)} here)" if file.fetch and file.reuse else ""
+        reason = f"  ({file.reason})" if file.reason else ""
+        size = size_text(file.file.size) if file.file.size is not None else "?"
+        path = printable(file.file.path)
+        write_line(sys.stdout, f"{file.action.value:6}  {size:>8}  {path}{reused}{reason}")
+    write_line(
+        sys.stdout,
+        f"{len(plan)} files, {size_text(plan.size)}:"
+        f" {size_text(plan.fetch)} to fetch, {size_text(plan.reuse)} reused",
+    )

@@ -1,0 +1,74 @@
+"""The entry point: spellings first, then the option parser, then a verb."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from modelhaul.cli.download import download
+from modelhaul.cli.get import get
+from modelhaul.cli.output import write_line
+from modelhaul.cli.parts import clean, parts
+from modelhaul.cli.serve import serve
+from modelhaul.cli.session import INTERRUPTED
+from modelhaul.cli.spelling import normal
+from modelhaul.version import __version__
+
+app = typer.Typer(
+    name="modelhaul",
+    no_args_is_help=True,
+    # Plain help and errors: loading rich for them takes longer than everything else.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command()(download)
+app.command()(get)
+app.command()(serve)
+app.command()(parts)
+app.command()(clean)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        write_line(sys.stdout, f"modelhaul {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def modelhaul(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Move model weights: fast, resumable, proven by SHA-256.
+
+    \b
+    Exit codes: 0 done, 2 usage, 3 some files missing, 4 not found or no access, 5 quota,
+    6 network, 7 protocol, 8 wrong bytes, 9 disk, 130 interrupted.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    words = normal(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(args=words, prog_name="modelhaul", standalone_mode=False)
+    except TyperException as error:
+        text = error.format_message()
+        if text.startswith("Usage:"):
+            write_line(sys.stderr, text)  # no command at all: the help is the error
+        else:
+            write_line(sys.stderr, f"modelhaul: {text}")
+            write_line(sys.stderr, "  try: modelhaul --help, or modelhaul download --help")
+        code = error.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    sys.exit(code if isinstance(code, int) else 0)

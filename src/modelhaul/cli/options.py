@@ -1,0 +1,53 @@
+"""Options that several verbs share, and what they change in the settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modelhaul.core.units import parse_size
+
+if TYPE_CHECKING:
+    from modelhaul.settings import Settings
+
+Connections = Annotated[
+    int | None,
+    typer.Option(
+        help="Most connections at once; how many are used is found out.  [default: 64]",
+        metavar="N",
+    ),
+]
+LimitRate = Annotated[
+    str | None, typer.Option(help="Most bytes per second: 50MB, 400Mbit.", metavar="RATE")
+]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Hash again what is there, and overwrite files that are not ours."
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print only errors and the resulting path.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print events as JSON lines; the last one has the path.")
+]
+
+
+def changed_settings(connections: int | None, limit_rate: str | None, **others: Any) -> Settings:
+    """The environment's settings, changed by the options that were given.
+
+    Raises:
+        UsageError: a value makes no sense; the message names it.
+    """
+    from dataclasses import replace
+
+    from modelhaul.settings import Settings
+
+    changes: dict[str, Any] = {name: value for name, value in others.items() if value is not None}
+    if connections is not None:
+        changes["connections"] = changes["host_connections"] = connections
+    if limit_rate is not None:
+        changes["limit_rate"] = parse_size(limit_rate)
+    return replace(Settings.from_environment(), **changes)

@@ -1,0 +1,204 @@
+"""What people and programs see: plain lines, JSON lines, or nothing. Results go to stdout.
+
+A view is a listener for events with a beginning and an end. The one for terminals is in
+`progress.py`; it is loaded only where there is a terminal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+import time
+from types import TracebackType
+from typing import Any, TextIO
+
+from modelhaul import events
+from modelhaul.core.units import duration_text, size_text
+from modelhaul.errors import HaulError
+
+_PLAIN_EVERY = 5.0
+_JSON_EVERY = 1.0
+#: Files below this size get no line of their own: there may be thousands.
+_WORTH_A_LINE = 8_000_000
+
+
+class View:
+    """Shows nothing: `--quiet`. The base of the others."""
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """The run is over."""
+
+    def __call__(self, event: events.Event) -> None:
+        """Something happened."""
+
+    def result(self, path: str) -> None:
+        """The run succeeded: say where the result is, as the last line on stdout."""
+        write_line(sys.stdout, path)
+
+    def error(self, error: HaulError) -> None:
+        """The run failed: say what and what to try, in one or two lines."""
+        write_line(sys.stderr, f"modelhaul: {printable(error.message)}")
+        if error.hint:
+            write_line(sys.stderr, f"  try: {printable(error.hint)}")
+
+    def say(self, text: str) -> None:
+        """Something worth telling unless told to be quiet."""
+
+
+class PlainView(View):
+    """Lines on stderr, few enough for a log file."""
+
+    def __init__(self) -> None:
+        self._shown = time.monotonic()
+        self._waiting = ""
+
+    def __call__(self, event: events.Event) -> None:
+        text = describe(event)
+        if text is not None:
+            self.say(text)
+        match event:
+            case events.Progress(statistics=amounts):
+                now = time.monotonic()
+                if now - self._shown >= _PLAIN_EVERY and amounts.total:
+                    self._shown = now
+                    self.say(amounts_line(amounts))
+            case events.Waiting(reason=reason) if reason.partition(";")[0] != self._waiting:
+                # The countdown in it changes four times a second; the reason does not.
+                self._waiting = reason.partition(";")[0]
+                self.say(f"waiting: {reason}")
+            case events.FileDone(how="fetched", size=size) if size >= _WORTH_A_LINE:
+                self.say(f"done: {event.path} ({size_text(size)})")
+
+    def say(self, text: str) -> None:
+        write_line(sys.stderr, printable(text))
+
+
+class JsonView(View):
+    """One JSON object per event on stdout; the last one carries the path or the error."""
+
+    def __init__(self) -> None:
+        self._shown = 0.0
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.Progress):
+            now = time.monotonic()
+            if now - self._shown < _JSON_EVERY:
+                return
+            self._shown = now
+        self.line({"event": event_name(type(event)), **dataclasses.asdict(event)})
+
+    def line(self, fields: dict[str, Any]) -> None:
+        """Print one object."""
+        write_line(sys.stdout, json.dumps(fields, ensure_ascii=False))
+
+    def result(self, path: str) -> None:
+        """The `finished` event has said it."""
+
+    def error(self, error: HaulError) -> None:
+        super().error(error)
+        self.line(
+            {
+                "event": "error",
+                "kind": type(error).__name__,
+                "message": error.message,
+                "hint": error.hint,
+                "exit_code": error.exit_code,
+                "retryable": error.retryable,
+            }
+        )
+
+
+def event_name(kind: type) -> str:
+    """`FileDone` as `file_done`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
+
+
+def describe(event: events.Event) -> str | None:
+    """One line about an event, None if it needs none."""
+    match event:
+        case events.Resolved(name=name, files=files, size=size, commit=commit):
+            pinned = f" at commit {commit[:12]}" if commit else ""
+            many = f"{files} files, " if files != 1 else ""
+            return f"{name}{pinned}: {many}{size_text(size)}"
+        case events.Checking(files=files, size=size):
+            return f"checking {files} files that are here already ({size_text(size)})"
+        case events.Planned(fetch=fetch, reuse=reuse) if reuse:
+            return f"to fetch: {size_text(fetch)}; here already: {size_text(reuse)}"
+        case events.FileFailed(path=path, message=message):
+            return f"failed: {path}: {message}"
+        case events.SourceDropped(path=path, source=source, reason=reason):
+            return f"{source} is not used any more for {path}: {reason}"
+        case events.Repairing(path=path, size=size, reason=reason):
+            return f"repairing {path}: {size_text(size)} are fetched again ({reason})"
+        case events.Note(message=message):
+            return f"note: {message}"
+        case events.Finished():
+            return summary(event)
+    return None
+
+
+def summary(event: events.Finished) -> str:
+    """The last line about a run."""
+    rate = event.fetched / event.seconds if event.seconds > 0 else 0.0
+    proof = "every file has its SHA-256" if event.verified else "no SHA-256 was stated to check"
+    if not event.fetched:
+        return f"{size_text(event.size)} here already, nothing fetched; {proof}"
+    return (
+        f"{size_text(event.fetched)} fetched in {duration_text(event.seconds)}"
+        f" ({size_text(rate)}/s), {size_text(event.reused)} reused; {proof}"
+    )
+
+
+def amounts_line(amounts: events.Statistics) -> str:
+    """Amounts of a run in one line."""
+    percent = 100 * amounts.done // max(1, amounts.total)
+    left = "" if amounts.eta is None else f", {duration_text(amounts.eta)} left"
+    return (
+        f"{percent:3d}%  {size_text(amounts.done)} of {size_text(amounts.total)},"
+        f" {size_text(amounts.rate)}/s{left},"
+        f" {amounts.files_done} of {amounts.files} files, {amounts.connections} connections"
+    )
+
+
+def printable(text: str) -> str:
+    """Text that cannot move the cursor: names and messages come from servers."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def write_line(stream: TextIO | None, text: str) -> None:
+    """Print a line; a stream that is closed or cannot show a character is no reason to die."""
+    if stream is None:
+        return
+    try:
+        try:
+            stream.write(text + "\n")
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()
+    except (OSError, ValueError):
+        # The reader is gone (`| head`), or stdout was closed on purpose. The download counts.
+        return
+
+
+def choose_view(*, quiet: bool, as_json: bool) -> View:
+    """The view for this invocation."""
+    if as_json:
+        return JsonView()
+    if quiet:
+        return View()
+    if sys.stderr is not None and sys.stderr.isatty():
+        from modelhaul.cli.progress import TerminalView
+
+        return TerminalView()
+    return PlainView()

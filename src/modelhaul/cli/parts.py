@@ -1,0 +1,127 @@
+"""`modelhaul parts` and `modelhaul clean`: what unfinished downloads have left behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelhaul.cli.output import View, printable, write_line
+from modelhaul.core.names import RESERVED_FOLDER
+from modelhaul.core.units import duration_text, size_text
+from modelhaul.errors import HaulError, UsageError
+
+if TYPE_CHECKING:
+    from modelhaul.store.claim import Unfinished
+
+Folder = Annotated[
+    Path | None,
+    typer.Argument(metavar="DIR", help="A target folder or a cache.  [default: the cache]"),
+]
+
+
+def parts(
+    folder: Folder = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per part.")] = False,
+) -> None:
+    """List unfinished downloads: what is there of each, and how old it is.
+
+    \b
+    modelhaul parts            # in ModelScope's cache
+    modelhaul parts ./models   # in a --local-dir
+    """
+
+    def main() -> None:
+        state = _state(folder)
+        found = _found(state)
+        for work in found:
+            write_line(sys.stdout, _as_json(work) if as_json else _as_text(work))
+        if not found and not as_json:
+            write_line(sys.stderr, f"nothing unfinished in {state.parent}")
+
+    raise typer.Exit(_run(main))
+
+
+def clean(folder: Folder = None) -> None:
+    """Remove unfinished downloads. What a running process works on stays.
+
+    \b
+    modelhaul clean            # in ModelScope's cache
+    modelhaul clean ./models   # in a --local-dir
+    """
+
+    def main() -> None:
+        from modelhaul.store.osfile import remove_quietly, storage_errors
+
+        state = _state(folder)
+        freed = 0
+        for work in _found(state):
+            if work.busy:
+                write_line(sys.stderr, f"in use, left alone: {printable(work.label)}")
+                continue
+            # Parts before journals: a journal without its part is void, not the other way round.
+            for path in sorted(work.paths, key=lambda path: path.name.endswith(".journal")):
+                with storage_errors(f"removing {path}"):
+                    remove_quietly(path)
+            freed += work.stored
+            write_line(sys.stderr, f"removed: {printable(work.label)} ({size_text(work.stored)})")
+        if state.is_dir() and not any(state.iterdir()):
+            with storage_errors(f"removing {state}"):
+                state.rmdir()
+        write_line(sys.stdout, f"{size_text(freed)} freed")
+
+    raise typer.Exit(_run(main))
+
+
+def _run(main: object) -> int:
+    assert callable(main)
+    try:
+        main()
+    except HaulError as error:
+        View().error(error)
+        return error.exit_code
+    return 0
+
+
+def _state(folder: Path | None) -> Path:
+    from modelhaul.settings import Settings
+
+    target = folder if folder is not None else Settings.from_environment().cache_dir
+    target = target.expanduser()
+    if not target.is_dir():
+        if folder is None:
+            return target / RESERVED_FOLDER
+        raise UsageError(f"{target} is not a folder")
+    return target.resolve() / RESERVED_FOLDER
+
+
+def _found(state: Path) -> list[Unfinished]:
+    from modelhaul.store.claim import unfinished
+
+    return sorted(unfinished(state), key=lambda work: work.label)
+
+
+def _as_text(work: Unfinished) -> str:
+    whole = size_text(work.size) if work.size is not None else "?"
+    busy = "  in use" if work.busy else ""
+    return (
+        f"{size_text(work.have):>8} of {whole:>8}  {duration_text(work.age):>7} old"
+        f"  {printable(work.label)}{busy}"
+    )
+
+
+def _as_json(work: Unfinished) -> str:
+    return json.dumps(
+        {
+            "label": work.label,
+            "size": work.size,
+            "have": work.have,
+            "stored": work.stored,
+            "age": round(work.age, 1),
+            "busy": work.busy,
+            "paths": [str(path) for path in work.paths],
+        }
+    )

@@ -1,0 +1,111 @@
+"""`modelhaul serve`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelhaul.cli.output import PlainView, printable, write_line
+from modelhaul.cli.session import INTERRUPTED, run
+from modelhaul.core.units import parse_size
+from modelhaul.errors import UsageError
+
+
+def serve(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Holds owner/name/ trees; see below.")
+    ],
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    token: Annotated[
+        str | None, typer.Option(help="Answer only requests that carry this token.")
+    ] = None,
+    limit_rate: Annotated[
+        str | None,
+        typer.Option(metavar="RATE", help="Most bytes per second of one connection: 20MB."),
+    ] = None,
+    cdn: Annotated[
+        bool,
+        typer.Option(
+            "--cdn", help="Redirect large files to signed URLs on a second port, as real hubs do."
+        ),
+    ] = False,
+    request_log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Append a JSON line per answer: bytes really sent."),
+    ] = None,
+) -> None:
+    """Serve a folder as a ModelScope hub, to modelhaul and to the official client.
+
+    DIR/owner/name is a model, DIR/datasets/owner/name a dataset; DIR/owner/name@v1.0.0 is revision
+    v1.0.0 of it. Every file is hashed once. The first line on stdout is the address.
+
+    \b
+    modelhaul serve ./models --port 8000
+    MODELSCOPE_ENDPOINT=http://127.0.0.1:8000 modelhaul download owner/name
+    MODELSCOPE_ENDPOINT=http://127.0.0.1:8000 modelscope download owner/name
+    """
+    view = PlainView()
+    is_folder = folder.is_dir()
+
+    async def main() -> int:
+        rate = parse_size(limit_rate) if limit_rate is not None else None
+        if not is_folder:  # looked at outside the loop
+            raise UsageError(f"{folder} is not a folder")
+        await _serve(folder, host, port, token, rate, cdn, request_log, view)
+        return 0
+
+    code = run(main, view)
+    # Being stopped is how a server ends.
+    raise typer.Exit(0 if code == INTERRUPTED else code)
+
+
+async def _serve(
+    folder: Path,
+    host: str,
+    port: int,
+    token: str | None,
+    rate: float | None,
+    cdn: bool,
+    request_log: Path | None,
+    view: PlainView,
+) -> None:
+    import os
+    from contextlib import AsyncExitStack
+    from dataclasses import replace
+
+    import anyio
+
+    from modelhaul.engine.threads import WorkerThreads
+    from modelhaul.server.body import RequestLog
+    from modelhaul.server.modelscope import ServeOptions, cdn_app, describe, hub_app
+    from modelhaul.server.serve import running
+    from modelhaul.server.shelf import Shelf
+    from modelhaul.settings import Settings
+    from modelhaul.store.index import ProvenIndex
+
+    index = ProvenIndex(Settings.from_environment().state_dir / "proven.sqlite")
+    shelf = Shelf(folder.resolve(), index, WorkerThreads())
+    options = ServeOptions(token=token, rate=rate, secret=os.urandom(16))
+    async with AsyncExitStack() as stack:
+        if request_log is not None:
+            file = stack.enter_context(request_log.open("a"))
+            options = replace(options, log=RequestLog(file))
+        repositories = await shelf.repositories()
+        if not repositories:
+            view.say(f"note: no owner/name/ folders in {folder} yet")
+        for line in describe(repositories):
+            view.say(printable(line))
+        for shelved in repositories:
+            for name, _ in shelved.folders:
+                await shelf.snapshot(shelved, name)
+        if cdn:
+            store = await stack.enter_async_context(running(cdn_app(shelf, options), host, 0))
+            options = replace(options, cdn=store)
+        url = await stack.enter_async_context(running(hub_app(shelf, options), host, port))
+        view.say(f"serving {folder}; use it with MODELSCOPE_ENDPOINT={url}")
+        write_line(sys.stdout, url)
+        await anyio.sleep_forever()

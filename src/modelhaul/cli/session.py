@@ -1,0 +1,74 @@
+"""Running one command: the loop, the signals, the errors, the exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+
+from modelhaul.cli.output import View, write_line
+from modelhaul.errors import HaulError
+
+INTERRUPTED = 130
+#: Seconds after which a stop is forced: a disk that hangs must not keep the terminal.
+_FORCE_AFTER = 1.8
+
+
+def run(main: Callable[[], Awaitable[int]], view: View) -> int:
+    """Run a command to its end; returns the exit code.
+
+    Ctrl-C and SIGTERM stop it in order within two seconds; a second one stops it at once. Either
+    way what arrived is kept: the files on disk are right at every moment.
+    """
+    import anyio
+
+    backend: dict[str, object] = {}
+    if os.environ.get("MODELHAUL_UVLOOP") != "0" and _has_uvloop():
+        backend["use_uvloop"] = True
+    try:
+        with view:
+            return anyio.run(_with_signals, main, view, backend_options=backend)
+    except HaulError as error:
+        view.error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _has_uvloop() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("uvloop") is not None
+
+
+async def _with_signals(main: Callable[[], Awaitable[int]], view: View) -> int:
+    import anyio
+
+    from modelhaul.errors import single_error
+
+    code = INTERRUPTED
+
+    async def watch(stop: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            count = 0
+            async for _ in signals:
+                count += 1
+                if count > 1:
+                    os._exit(INTERRUPTED)
+                write_line(sys.stderr, "modelhaul: stopping; what arrived is kept")
+                timer = threading.Timer(_FORCE_AFTER, os._exit, [INTERRUPTED])
+                timer.daemon = True
+                timer.start()
+                stop.cancel()
+
+    try:
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as work:
+                group.start_soon(watch, work)
+                code = await main()
+            group.cancel_scope.cancel()
+    except BaseExceptionGroup as failed:
+        raise single_error(failed) from failed
+    return code

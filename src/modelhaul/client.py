@@ -1,0 +1,345 @@
+"""The way in for programs: a client that owns connections and limits, and two functions.
+
+    report = await modelhaul.download("Qwen/Qwen3-8B", local_dir="m")
+
+`download()` and `get()` use one default client per event loop; it closes its connections whenever
+it has nothing to do, so nobody has to close it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from modelhaul.core.pace import Throttle
+from modelhaul.core.plan import Plan
+from modelhaul.core.repo import Kind, parse_ref
+from modelhaul.download import Wish, plan_download
+from modelhaul.download import download as _download
+from modelhaul.engine.buffers import BufferPool
+from modelhaul.engine.lanes import Lanes
+from modelhaul.engine.threads import Threads, WorkerThreads
+from modelhaul.events import Listener
+from modelhaul.get import UrlWish
+from modelhaul.get import get as _get
+from modelhaul.net.transport import Transport
+from modelhaul.report import Report
+from modelhaul.run import Emitter, Resources
+from modelhaul.settings import Settings
+from modelhaul.store.index import ProvenIndex
+
+StrPath = str | os.PathLike[str]
+
+
+class Client:
+    """Downloads with shared connections, limits and memory.
+
+    All downloads of a client together keep to its limits. It may be used from one event loop only
+    (plain asyncio or uvloop), by any number of tasks.
+
+        async with modelhaul.Client(limit_rate=50e6) as client:
+            report = await client.download("Qwen/Qwen3-8B")
+
+    Args:
+        settings: everything that can be set; default: the environment.
+        transport: the network; default: HTTP by aiohttp. Tests put a fake here.
+        threads: where blocking calls run. Tests run them inline.
+        changes: single settings by name, e.g. `connections=16`.
+
+    Raises:
+        UsageError: a setting makes no sense; the message names it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        transport: Transport | None = None,
+        threads: Threads | None = None,
+        **changes: Any,
+    ) -> None:
+        self.settings = replace(settings or Settings.from_environment(), **changes)
+        rate = self.settings.limit_rate
+        self._resources = Resources(
+            settings=self.settings,
+            transport=transport or _http(self.settings),
+            lanes=Lanes(cap=self.settings.connections, host_cap=self.settings.host_connections),
+            pool=BufferPool(self.settings.memory),
+            threads=threads or WorkerThreads(),
+            throttle=None if rate is None else Throttle(rate),
+            index=ProvenIndex(self.settings.state_dir / "proven.sqlite"),
+        )
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections. The client can be used again."""
+        await self._resources.transport.aclose()
+        self._resources.index.close()
+
+    async def download(
+        self,
+        repo: str,
+        *,
+        kind: Kind = "model",
+        revision: str | None = None,
+        files: Iterable[str] = (),
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        local_dir: StrPath | None = None,
+        cache_dir: StrPath | None = None,
+        endpoint: str | None = None,
+        token: str | None = None,
+        force: bool = False,
+        on_event: Listener | None = None,
+    ) -> Report:
+        """Bring the files of a repository to this machine and prove every one by its SHA-256.
+
+        Whatever was fetched before is continued; what is there already is kept.
+
+        Args:
+            repo: `owner/name`.
+            kind: `model` or `dataset`.
+            revision: branch, tag or commit; None means `master`.
+            files: exact paths inside the repository.
+            include: shell patterns over the whole path; adds to `files`. Neither: everything.
+            exclude: shell patterns; they win.
+            local_dir: a plain folder to write to; None means ModelScope's cache.
+            cache_dir: another cache than the settings'.
+            endpoint: another site than the settings'.
+            token: API token; "" uses none, None the settings' or the saved login.
+            force: believe no earlier proof, and overwrite files that are not ours.
+            on_event: called with each `modelhaul.events` value, in the loop; must not block.
+
+        Returns:
+            What was done; an `os.PathLike` of the folder.
+
+        Raises:
+            UsageError: a bad name, revision or setting; NothingMatched: a pattern without a file.
+            NotFound, Unauthorized: the hub refuses.
+            Incomplete: some files could not be had; `error.report` has the others.
+            IntegrityError: wrong bytes, twice. Nothing stands under the final name.
+            TransportError, QuotaError, ProtocolError: the network; progress is kept.
+            StorageError: the disk; progress is kept. DiskFull, Occupied: before the first byte.
+
+        Cancelled: stops reading, finishes running writes, records what arrived, and re-raises;
+        the next call continues there.
+        """
+        wish = _wish(
+            repo, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint, token,
+            force,
+        )  # fmt: skip
+        return await _download(self._resources, wish, Emitter(on_event))
+
+    async def plan(
+        self,
+        repo: str,
+        *,
+        kind: Kind = "model",
+        revision: str | None = None,
+        files: Iterable[str] = (),
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        local_dir: StrPath | None = None,
+        cache_dir: StrPath | None = None,
+        endpoint: str | None = None,
+        token: str | None = None,
+        force: bool = False,
+        on_event: Listener | None = None,
+    ) -> Plan:
+        """What `download()` with the same arguments would do; fetches no file.
+
+        Raises:
+            as `download()`, as far as it gets.
+        """
+        wish = _wish(
+            repo, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint, token,
+            force,
+        )  # fmt: skip
+        return (await plan_download(self._resources, wish, Emitter(on_event))).plan
+
+    async def get(
+        self,
+        url: str,
+        *mirrors: str,
+        path: StrPath | None = None,
+        sha256: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        force: bool = False,
+        on_event: Listener | None = None,
+    ) -> Report:
+        """Bring one file from one or several URLs to this machine.
+
+        With `sha256` all URLs of equal size are used at once and the digest judges. Without it
+        size and one unchanged strong validator are held, only URLs that agree in both are mixed,
+        and `report.verified` is False; the computed digest is in `report.files[0].sha256`.
+
+        Args:
+            url: http or https.
+            mirrors: more sources of the same file.
+            path: file or existing folder to write to; None: the URL's name, in the current folder.
+            sha256: what the content must have, in hex.
+            headers: extra headers for the origin of `url`; never sent to another.
+            force: believe no earlier proof, and overwrite a file that is not ours.
+            on_event: as in `download()`.
+
+        Returns:
+            What was done; an `os.PathLike` of the file.
+
+        Raises:
+            as `download()`.
+        """
+        wish = UrlWish(
+            urls=(url, *mirrors),
+            path=None if path is None else Path(path),
+            sha256=sha256,
+            headers=dict(headers or {}),
+            force=force,
+        )
+        return await _get(self._resources, wish, Emitter(on_event))
+
+
+def _wish(
+    repo: str,
+    kind: Kind,
+    revision: str | None,
+    files: Iterable[str],
+    include: Iterable[str],
+    exclude: Iterable[str],
+    local_dir: StrPath | None,
+    cache_dir: StrPath | None,
+    endpoint: str | None,
+    token: str | None,
+    force: bool,
+) -> Wish:
+    return Wish(
+        ref=parse_ref(repo, hub="modelscope", kind=kind, revision=revision),
+        names=_strings(files),
+        include=_strings(include),
+        exclude=_strings(exclude),
+        local_dir=None if local_dir is None else Path(local_dir),
+        cache_dir=None if cache_dir is None else Path(cache_dir),
+        endpoint=endpoint,
+        token=token,
+        force=force,
+    )
+
+
+def _strings(values: Iterable[str]) -> tuple[str, ...]:
+    # A single pattern is what people mean by a bare string, not a pattern per letter.
+    return (values,) if isinstance(values, str) else tuple(values)
+
+
+def _http(settings: Settings) -> Transport:
+    # Imported late: aiohttp costs more than everything else here together.
+    from modelhaul.net.http import HttpTransport
+
+    return HttpTransport(settings)
+
+
+# -- the default client of a loop ----------------------------------------------------------------
+
+
+class _Shared:
+    """The default client of one loop, and how many calls use it now."""
+
+    def __init__(self) -> None:
+        self.client = Client()
+        self.users = 0
+
+
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def _default() -> AsyncIterator[Client]:
+    """The loop's own client; its connections are closed when the last call of it ends."""
+    loop = asyncio.get_running_loop()
+    shared = _shared.get(loop)
+    if shared is None:
+        shared = _shared[loop] = _Shared()
+    shared.users += 1
+    try:
+        yield shared.client
+    finally:
+        shared.users -= 1
+        if shared.users == 0:
+            await shared.client.aclose()
+
+
+async def download(
+    repo: str,
+    *,
+    kind: Kind = "model",
+    revision: str | None = None,
+    files: Iterable[str] = (),
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    local_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+    force: bool = False,
+    on_event: Listener | None = None,
+) -> Report:
+    """`Client.download()` by the default client of this event loop; see there.
+
+    report = await modelhaul.download("Qwen/Qwen3-8B", include=["*.json"], local_dir="m")
+    print(os.fspath(report), report.fetched, report.verified)
+    """
+    async with _default() as client:
+        return await client.download(
+            repo,
+            kind=kind,
+            revision=revision,
+            files=files,
+            include=include,
+            exclude=exclude,
+            local_dir=local_dir,
+            cache_dir=cache_dir,
+            endpoint=endpoint,
+            token=token,
+            force=force,
+            on_event=on_event,
+        )
+
+
+async def get(
+    url: str,
+    *mirrors: str,
+    path: StrPath | None = None,
+    sha256: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    force: bool = False,
+    on_event: Listener | None = None,
+) -> Report:
+    """`Client.get()` by the default client of this event loop; see there.
+
+    report = await modelhaul.get("https://host/w.safetensors", path="w", sha256="9f2c...")
+    """
+    async with _default() as client:
+        return await client.get(
+            url,
+            *mirrors,
+            path=path,
+            sha256=sha256,
+            headers=headers,
+            force=force,
+            on_event=on_event,
+        )

@@ -1,0 +1,1 @@
+"""Decisions without I/O: imports no asyncio, os, time, random or aiohttp."""

@@ -1,0 +1,109 @@
+"""Names that a server sends are hostile until shown to be safe.
+
+`fault()` judges one path, `collisions()` judges a listing. Both say why in words; the caller
+refuses the file and goes on with the others.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+
+# Our own parts, journals and locks live here; see docs/internals/journal.md.
+RESERVED_FOLDER = ".modelhaul"
+
+_MAX_COMPONENT = 255  # bytes; NAME_MAX of every common file system
+_MAX_PATH = 4000  # bytes; PATH_MAX is 4096 on Linux and the target has to fit too
+_WINDOWS_RESERVED = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE
+)
+_WINDOWS_BAD = re.compile(r'[<>:"|?*]')
+
+
+def fault(path: str, *, windows: bool = False, reserved: Collection[str] = ()) -> str | None:
+    """Why `path` must not be written below a target folder; None if it may.
+
+    Args:
+        path: path inside the repository, as the server sent it.
+        windows: judge by the rules of that system too.
+        reserved: file names at the top that the layout keeps for itself.
+    """
+    if not path:
+        return "the name is empty"
+    try:
+        raw = path.encode()
+    except UnicodeEncodeError:
+        return "the name is not valid Unicode"
+    if any(unicodedata.category(char) == "Cc" for char in path):
+        return "the name holds a control character"
+    if "\\" in path:
+        return "the name holds a backslash"
+    if path.startswith("/"):
+        return "the name is an absolute path"
+    if len(raw) > _MAX_PATH:
+        return f"the name is longer than {_MAX_PATH} bytes"
+    parts = path.split("/")
+    for part in parts:
+        why = _component_fault(part, windows=windows)
+        if why is not None:
+            return why
+    if parts[0].casefold() == RESERVED_FOLDER:
+        return f"{RESERVED_FOLDER} is the folder of our own state"
+    if path.casefold() in reserved:
+        return f"{path} is a file that this cache layout keeps for itself"
+    return None
+
+
+def _component_fault(part: str, *, windows: bool) -> str | None:
+    if part == "":
+        return "the name has an empty part"
+    if part in (".", ".."):
+        return "the name climbs out of its folder"
+    # A hook in .git/ of a folder that somebody works in would run as that person.
+    if part.casefold().rstrip(". ") == ".git":
+        return "the name reaches into a .git folder"
+    if len(part.encode()) > _MAX_COMPONENT:
+        return f"a part of the name is longer than {_MAX_COMPONENT} bytes"
+    if windows:
+        if part[-1] in ". ":
+            return "a part of the name ends with a dot or a space"
+        if _WINDOWS_RESERVED.fullmatch(part):
+            return f"{part} is the name of a device"
+        if _WINDOWS_BAD.search(part):
+            return "the name holds a character that Windows does not store"
+    return None
+
+
+def collisions(paths: Iterable[str], *, fold: bool) -> dict[str, str]:
+    """Paths that cannot all exist in one folder, each with the reason.
+
+    Both sides of a pair are refused: choosing one would be a guess.
+
+    Args:
+        paths: all paths of a listing that are to be written.
+        fold: the file system takes names that differ in case or Unicode form for one.
+    """
+    key = _folded if fold else str
+    owners: dict[str, list[str]] = {}
+    for path in paths:
+        owners.setdefault(key(path), []).append(path)
+    found: dict[str, str] = {}
+    for same in owners.values():
+        for path in same[1:]:
+            found[path] = f"this file system cannot tell it from {same[0]}"
+            found.setdefault(same[0], f"this file system cannot tell it from {path}")
+    for same in owners.values():
+        for path in same:
+            parent = path.rpartition("/")[0]
+            while parent:
+                if key(parent) in owners:
+                    above = owners[key(parent)][0]
+                    found.setdefault(path, f"{above} is listed as a file")
+                    found.setdefault(above, f"it is listed as a file and as the folder of {path}")
+                parent = parent.rpartition("/")[0]
+    return found
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())

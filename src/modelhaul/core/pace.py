@@ -1,0 +1,196 @@
+"""How many connections to one host: up while it pays, back when it does not.
+
+`Pace` is a pure function over reports: the driver tells it the counters of a host every so often,
+it answers with a target. It compares the throughput before and after each of its own steps, and
+nothing else: latency is not looked at (the controller of hf_xet does, and climbs into collapse).
+`Throttle` is the opposite: the user's own limit, as a token bucket with debt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+START = 8
+GROWTH = 1.10  # doubling must pay at least this much, else it is undone
+DECREASE = 0.7  # after a refusal
+SETTLE = 0.1  # seconds; shortest time over which a rate says anything
+PROBE_EVERY = 2.0  # seconds between careful steps once doubling has stopped
+FORGIVE = 30.0  # seconds after which a ceiling set by a refusal is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Counters of one host at one moment.
+
+    Attributes:
+        now: seconds, monotonic.
+        received: payload bytes since the beginning.
+        completed: requests answered in full since the beginning.
+        active: connections in use.
+        limited: something else than the number of connections held the host back since the last
+            sample: no work, the disk, the user's limit.
+        round_trip: seconds to the first byte, lately.
+    """
+
+    now: float
+    received: int
+    completed: int
+    active: int
+    limited: bool
+    round_trip: float
+
+
+@dataclass(slots=True)
+class _Trial:
+    """A step that was taken and is to be judged: from `level` with these rates."""
+
+    level: int
+    bytes_rate: float
+    request_rate: float
+
+
+class Pace:
+    """The connections that one host should have.
+
+    Attributes:
+        target: connections to keep open now, between 1 and the cap.
+    """
+
+    __slots__ = (
+        "_cap",
+        "_ceiling",
+        "_ceiling_until",
+        "_climbing",
+        "_direction",
+        "_next_probe",
+        "_since",
+        "_skip_until",
+        "_trial",
+        "target",
+    )
+
+    def __init__(self, *, cap: int, start: int = START) -> None:
+        self._cap = cap
+        self.target = max(1, min(start, cap))
+        self._climbing = True
+        self._trial: _Trial | None = None
+        self._since: Sample | None = None
+        self._skip_until = 0.0
+        self._next_probe = 0.0
+        self._direction = 1
+        self._ceiling = cap
+        self._ceiling_until = 0.0
+
+    def observe(self, sample: Sample) -> None:
+        """Take a sample and perhaps move the target."""
+        if self._ceiling < self._cap and sample.now >= self._ceiling_until:
+            self._ceiling = min(self._cap, self._ceiling + 1)
+            self._ceiling_until = sample.now + FORGIVE
+        since = self._since
+        # A rate counts only if all connections that the target allows were busy throughout.
+        if since is None or sample.limited or sample.active < self.target:
+            self._since = sample
+            return
+        settle = max(2 * sample.round_trip, SETTLE)
+        if sample.now < self._skip_until:
+            self._since = sample
+            return
+        elapsed = sample.now - since.now
+        if elapsed < settle:
+            return
+        bytes_rate = (sample.received - since.received) / elapsed
+        request_rate = (sample.completed - since.completed) / elapsed
+        self._since = sample
+        if self._climbing:
+            self._climb(sample.now, settle, bytes_rate, request_rate)
+        else:
+            self._probe(sample.now, settle, bytes_rate, request_rate)
+
+    def _climb(self, now: float, settle: float, bytes_rate: float, request_rate: float) -> None:
+        trial = self._trial
+        if trial is not None and not (
+            bytes_rate >= GROWTH * trial.bytes_rate or request_rate >= GROWTH * trial.request_rate
+        ):
+            self._move(now, settle, trial.level)
+            self._climbing = False
+            self._next_probe = now + PROBE_EVERY
+            self._trial = None
+            return
+        higher = min(self.target * 2, self._ceiling)
+        if higher == self.target:
+            self._climbing = False
+            self._next_probe = now + PROBE_EVERY
+            self._trial = None
+            return
+        self._trial = _Trial(self.target, bytes_rate, request_rate)
+        self._move(now, settle, higher)
+
+    def _probe(self, now: float, settle: float, bytes_rate: float, request_rate: float) -> None:
+        trial = self._trial
+        if trial is not None:
+            # One connection more should bring its share, one less should cost it. Half the share
+            # decides, so a line that is full lets go of connections and one that is not gains.
+            share = 0.5 * (self.target - trial.level) / trial.level
+            pays = (
+                bytes_rate >= (1 + share) * trial.bytes_rate
+                or request_rate >= (1 + share) * trial.request_rate
+            )
+            if not pays:
+                self._move(now, settle, trial.level)
+                self._direction = -self._direction
+            self._trial = None
+            self._next_probe = now + PROBE_EVERY
+            return
+        if now < self._next_probe:
+            return
+        step = max(1, self.target // 8) * self._direction
+        other = max(1, min(self.target + step, self._ceiling))
+        if other == self.target:
+            self._direction = -self._direction
+            return
+        self._trial = _Trial(self.target, bytes_rate, request_rate)
+        self._move(now, settle, other)
+
+    def refused(self, now: float, active: int) -> None:
+        """The host refused a connection or asked for less (429, 503) with `active` open."""
+        if now < self._skip_until and not self._climbing and self._trial is None:
+            return  # one answer to one wave of refusals
+        level = min(self.target, max(1, active))
+        lower = max(1, int(level * DECREASE))
+        self._ceiling = max(lower, level - 1)
+        self._ceiling_until = now + FORGIVE
+        self._climbing = False
+        self._trial = None
+        self._next_probe = now + PROBE_EVERY
+        self._move(now, 1.0, lower)
+
+    def _move(self, now: float, settle: float, target: int) -> None:
+        self.target = target
+        # What arrives right after a step still belongs to the old level.
+        self._skip_until = now + settle
+        self._since = None
+
+
+class Throttle:
+    """A limit in bytes per second, kept over about `burst` seconds.
+
+    Spending never fails; it says how long to wait before the next byte is read.
+    """
+
+    __slots__ = ("_burst", "_rate", "_then", "_tokens")
+
+    def __init__(self, rate: float, *, burst: float = 0.25) -> None:
+        if rate <= 0:
+            raise ValueError("a limit must be more than 0 bytes/s")
+        self._rate = rate
+        self._burst = burst * rate
+        self._tokens = self._burst
+        self._then: float | None = None
+
+    def spend(self, count: int, now: float) -> float:
+        """Seconds to wait after `count` bytes; 0.0 if none."""
+        if self._then is not None:
+            self._tokens = min(self._burst, self._tokens + (now - self._then) * self._rate)
+        self._then = now
+        self._tokens -= count
+        return max(0.0, -self._tokens / self._rate)

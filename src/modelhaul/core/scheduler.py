@@ -1,0 +1,462 @@
+"""Which bytes are asked for next, from which source: decisions only, no I/O, no clock.
+
+The driver calls `next()` whenever a connection could be used and acts on the answer; it reports
+bytes with `advance()` and the end of a request with `close()`. Two things are easily got wrong:
+
+* A lease is not a chunk. Chunks are the grid of planning; a lease is a run of them handed to one
+  connection as one request, long where round trips are dear.
+* A byte that is missing has exactly one place: `job.todo` or one lease. Splitting lowers the
+  owner's stop first and makes the thief's lease from the rest; nothing is ever fetched twice at
+  the same time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from modelhaul.core.span import Span, SpanSet
+
+MIB = 1 << 20
+
+CHUNK = 8 * MIB
+LONGEST_LEASE = 256 * MIB
+ROUND_TRIPS_PER_LEASE = 20
+# A split must save this much, or the round trip it costs is not worth it.
+SMALLEST_SPLIT = 1 * MIB
+SPLIT_ROUND_TRIPS = 4
+SPLIT_ALIGN = 64 * 1024
+# A connection is called silent after this many seconds or round trips, whichever is longer,
+# and only if another one could do its work.
+SILENT_SECONDS = 1.0
+SILENT_ROUND_TRIPS = 8
+# A source that breaks the protocol this often in a row is not asked for this file again.
+MOST_FAULTS = 4
+# A server that ignores ranges now and then is one bad edge; one that does so three times in a row,
+# or from the first answer on, does not do ranges.
+MOST_IGNORED_RANGES = 3
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """What was learnt about one origin: seconds to the first byte, bytes/s per connection."""
+
+    name: str
+    round_trip: float = 0.0
+    rate: float = 0.0
+    taken_back: int = 0
+
+    def learn_round_trip(self, seconds: float) -> None:
+        self.round_trip = _blend(self.round_trip, seconds)
+        self.taken_back = 0
+
+    def patience(self, *, answered: bool) -> float:
+        """Seconds of silence after which a request is better made anew.
+
+        Doubles with each request that was taken back in vain: perhaps the server is just slow.
+        """
+        if self.round_trip == 0.0 and not answered:
+            return float("inf")  # nothing was ever heard from it; only the idle timeout counts
+        least = SILENT_SECONDS if answered else 2 * SILENT_SECONDS
+        return max(least, SILENT_ROUND_TRIPS * self.round_trip) * 2.0 ** min(self.taken_back, 6)
+
+    def learn_rate(self, rate: float) -> None:
+        self.rate = _blend(self.rate, rate)
+
+
+@dataclass(slots=True, eq=False)
+class SourceState:
+    """One source of one job while the run lasts."""
+
+    name: str
+    host: Host
+    fallback: bool = False
+    alive: bool = True
+    ranges: bool = True
+    good_ranges: int = 0
+    ignored_ranges: int = 0
+    faults: int = 0
+    active: int = 0
+
+    def served(self) -> None:
+        """An answer was checked and is right."""
+        self.faults = 0
+
+    def ranged(self) -> None:
+        """A range was answered with exactly that range."""
+        self.good_ranges += 1
+        self.ignored_ranges = 0
+
+    def ignored(self) -> None:
+        """A range was asked for and the whole body came."""
+        self.ignored_ranges += 1
+        if self.good_ranges == 0 or self.ignored_ranges >= MOST_IGNORED_RANGES:
+            self.ranges = False
+
+    def fault(self) -> bool:
+        """It broke the protocol once more; False if that was once too often."""
+        self.faults += 1
+        if self.faults >= MOST_FAULTS:
+            self.alive = False
+        return self.alive
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One file that wants bytes.
+
+    Attributes:
+        key: the driver's own name for it.
+        size: bytes; None if unknown, which needs `whole`.
+        whole: fetched by one request without a range: small files and unknown sizes.
+        todo: missing bytes that no lease owns.
+        frontier: end of the contiguous prefix that is on disk; the driver moves it.
+    """
+
+    key: int
+    size: int | None
+    sources: list[SourceState]
+    whole: bool = False
+    todo: SpanSet = field(default_factory=SpanSet)
+    frontier: int = 0
+    leases: list[Lease] = field(default_factory=list)
+
+    def alive(self) -> bool:
+        """Whether any source is left."""
+        return any(source.alive for source in self.sources)
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A run of bytes that one connection fetches from one source: one request.
+
+    Attributes:
+        start: first byte asked for.
+        stop: where to stop; may be lowered while the request runs.
+        position: the next byte to arrive; everything before it has been taken over.
+        body: the request has no range, its body begins at byte 0; it is never split.
+        rate: bytes/s lately.
+        began, last_byte: seconds, monotonic; `first_byte` is None until one came.
+        revoked: taken back; what still arrives is not used.
+    """
+
+    job: Job
+    source: SourceState
+    start: int
+    stop: int
+    position: int
+    body: bool
+    began: float
+    last_byte: float
+    first_byte: float | None = None
+    rate: float = 0.0
+    revoked: bool = False
+    _mark: tuple[float, int] = (0.0, 0)
+
+    @property
+    def remaining(self) -> int:
+        """Bytes still to come."""
+        return self.stop - self.position
+
+
+Usable = Callable[[SourceState], bool]
+
+
+class Scheduler:
+    """Hands out leases and takes them back."""
+
+    def __init__(self, *, chunk: int = CHUNK, idle_timeout: float = 30.0) -> None:
+        self._chunk = chunk
+        self._idle_timeout = idle_timeout
+        self._ranged: dict[int, Job] = {}
+        self._whole: deque[Job] = deque()
+        self._leases: set[Lease] = set()
+        self._whole_active = 0
+        #: Bytes of files that are planned and not added yet; they make leases long.
+        self.pending = 0
+
+    def add(self, job: Job) -> None:
+        """Take a job in; a ranged one brings its `todo`."""
+        if job.whole:
+            self._whole.append(job)
+        else:
+            self._ranged[job.key] = job
+
+    def remove(self, job: Job) -> list[Lease]:
+        """Forget a job. Returns its leases that are still out, revoked."""
+        self._ranged.pop(job.key, None)
+        if job in self._whole:
+            self._whole.remove(job)
+        for lease in job.leases:
+            lease.revoked = True
+        return list(job.leases)
+
+    @property
+    def leases(self) -> Iterator[Lease]:
+        """The leases that are out."""
+        return iter(self._leases)
+
+    def unleased(self) -> int:
+        """Bytes of ranged jobs that nobody fetches yet."""
+        return sum(job.todo.total for job in self._ranged.values())
+
+    def waiting_whole(self) -> int:
+        """Whole-file jobs that nobody fetches yet."""
+        return len(self._whole)
+
+    def busy_whole(self) -> bool:
+        """Whether any whole-file job is waiting or being fetched."""
+        return bool(self._whole) or self._whole_active > 0
+
+    def hungry(self) -> bool:
+        """Whether bytes are wanted from the network, asked for or not."""
+        return bool(self._leases) or bool(self._whole) or self.unleased() > 0
+
+    def knows(self, job: Job) -> bool:
+        """Whether a ranged job still wants bytes."""
+        return job.key in self._ranged
+
+    # -- handing out -------------------------------------------------------------------------
+
+    def next(self, now: float, usable: Usable, connections: int) -> Lease | None:
+        """The next request to make, or None if there is nothing to do for one more connection.
+
+        Args:
+            now: seconds, monotonic.
+            usable: whether a source may be asked now (its host has room and is not paused).
+            connections: how many connections the run has or may have; sizes leases and window.
+        """
+        # Small files go first, so that configs arrive early, but not on all connections:
+        # they are round trips, and the line would lie idle meanwhile.
+        if self._whole_active < max(1, connections // 2):
+            lease = self._next_whole(now, usable)
+            if lease is not None:
+                return lease
+        blocked: list[Job] = []
+        for job in self._ranged.values():
+            if not job.todo:
+                continue
+            source = self._choose(job, usable)
+            if source is None:
+                continue
+            lease = self._take(job, source, now, connections)
+            if lease is not None:
+                return lease
+            blocked.append(job)
+        lease = self._next_whole(now, usable)
+        if lease is not None:
+            return lease
+        return self._steal(now, usable, blocked)
+
+    def _next_whole(self, now: float, usable: Usable) -> Lease | None:
+        for _ in range(min(len(self._whole), 16)):
+            job = self._whole.popleft()
+            source = self._choose(job, usable)
+            if source is None:
+                self._whole.append(job)
+                continue
+            stop = 1 << 62 if job.size is None else job.size
+            return self._lease(job, source, Span(0, stop), now, body=True)
+        return None
+
+    def _choose(self, job: Job, usable: Usable) -> SourceState | None:
+        alive = [source for source in job.sources if source.alive]
+        first = [source for source in alive if not source.fallback] or alive
+        best = None
+        best_load = 0.0
+        for source in first:
+            if not source.ranges and source.active:
+                continue
+            if not usable(source):
+                continue
+            # By what it delivers; a source not heard of yet counts as a fast one.
+            load = (source.active + 1) / (source.host.rate or 1e12)
+            if best is None or load < best_load:
+                best, best_load = source, load
+        return best
+
+    def _take(self, job: Job, source: SourceState, now: float, connections: int) -> Lease | None:
+        first = job.todo.first()
+        if first is None:
+            return None
+        if not source.ranges:
+            return self._lease(job, source, first, now, body=True)
+        length = self._lease_length(source.host, connections)
+        # Not too far past the frontier: the hashing has to keep up, and what it reads back
+        # should still be in the page cache.
+        if first.start > job.frontier + 2 * max(length, self._chunk) * connections:
+            return None
+        stop = -(-(first.start + length) // self._chunk) * self._chunk
+        return self._lease(job, source, first.clip(first.start, stop), now, body=False)
+
+    def _lease_length(self, host: Host, connections: int) -> int:
+        length = int(ROUND_TRIPS_PER_LEASE * host.round_trip * host.rate)
+        left = (self.unleased() + self.pending) // (2 * max(1, connections))
+        return max(self._chunk, min(length, LONGEST_LEASE, left))
+
+    def _lease(self, job: Job, source: SourceState, span: Span, now: float, *, body: bool) -> Lease:
+        job.todo.remove(span)
+        lease = Lease(
+            job=job,
+            source=source,
+            start=span.start,
+            stop=span.stop,
+            position=span.start,
+            body=body,
+            began=now,
+            last_byte=now,
+            _mark=(now, span.start),
+        )
+        job.leases.append(lease)
+        source.active += 1
+        self._leases.add(lease)
+        if job.whole:
+            self._whole_active += 1
+        return lease
+
+    # -- helping out -------------------------------------------------------------------------
+
+    def _steal(self, now: float, usable: Usable, blocked: list[Job]) -> Lease | None:
+        """Split the lease that will take longest; the frontier's first if the window blocks."""
+        victims = []
+        for job in blocked:
+            ranged = [lease for lease in job.leases if not lease.body]
+            if ranged:
+                victims.append(min(ranged, key=lambda lease: lease.position))
+        victims += sorted(
+            (lease for lease in self._leases if not lease.body and not lease.revoked),
+            key=lambda lease: self._expected(lease, now),
+            reverse=True,
+        )[:4]
+        for victim in victims:
+            source = self._choose(victim.job, usable)
+            if source is None or not source.ranges:
+                continue
+            at = self._split_point(victim, source.host, now)
+            if at is not None:
+                rest = Span(at, victim.stop)
+                victim.stop = at
+                return self._lease(victim.job, source, rest, now, body=False)
+        return None
+
+    def _expected(self, lease: Lease, now: float) -> float:
+        """Seconds the lease will still take."""
+        rate = self._rate_now(lease, now)
+        return lease.remaining / rate if rate > 0 else float("inf")
+
+    @staticmethod
+    def _rate_now(lease: Lease, now: float) -> float:
+        """Bytes/s of a lease, discounted while it is silent.
+
+        One that has not had the time to deliver anything is taken for as good as its host.
+        """
+        rate = lease.rate or lease.source.host.rate
+        silence = now - lease.last_byte
+        patience = 2 * lease.source.host.round_trip + 0.1
+        return rate if silence <= patience else rate * patience / silence
+
+    def _split_point(self, victim: Lease, thief: Host, now: float) -> int | None:
+        """Where to cut so that both ends finish together; None if it is not worth it."""
+        if victim.remaining < 2 * SMALLEST_SPLIT:
+            return None
+        theirs = self._rate_now(victim, now)
+        ours = thief.rate or theirs
+        share = theirs / (theirs + ours) if theirs + ours > 0 else 0.5
+        at = victim.position + int(victim.remaining * share)
+        at = -(-at // SPLIT_ALIGN) * SPLIT_ALIGN
+        if victim.stop - at < SMALLEST_SPLIT or at <= victim.position:
+            return None
+        if theirs > 0 and ours > 0:
+            alone = victim.remaining / theirs
+            together = max(
+                (at - victim.position) / theirs, thief.round_trip + (victim.stop - at) / ours
+            )
+            if alone - together < SPLIT_ROUND_TRIPS * thief.round_trip:
+                return None
+        return at
+
+    # -- what happened -----------------------------------------------------------------------
+
+    def advance(self, lease: Lease, count: int, now: float) -> None:
+        """`count` bytes arrived and were taken over."""
+        if lease.first_byte is None:
+            lease.first_byte = now
+            lease.source.host.learn_round_trip(now - lease.began)
+            lease._mark = (now, lease.position)
+        lease.position += count
+        lease.last_byte = now
+
+    def close(self, lease: Lease) -> None:
+        """The request is over; what did not arrive is free for others.
+
+        A whole-file lease that did not bring everything starts again from byte 0.
+        """
+        job = lease.job
+        self._leases.discard(lease)
+        job.leases.remove(lease)
+        lease.source.active -= 1
+        if job.whole:
+            self._whole_active -= 1
+        elif lease.position < lease.stop and job.key in self._ranged:
+            job.todo.add(Span(lease.position, lease.stop))
+
+    def take_back(self, lease: Lease) -> None:
+        """The request will be ended by us, its bytes asked for anew."""
+        lease.revoked = True
+        lease.source.host.taken_back += 1
+
+    def again(self, job: Job) -> None:
+        """A whole-file job has to be fetched once more."""
+        self._whole.append(job)
+
+    def tick(self, now: float) -> None:
+        """Refresh the rates; call it a few times a second."""
+        for lease in self._leases:
+            since, position = lease._mark
+            elapsed = now - since
+            if lease.first_byte is None or elapsed < 0.1:
+                continue
+            rate = (lease.position - position) / elapsed
+            lease.rate = _blend(lease.rate, rate)
+            lease._mark = (now, lease.position)
+            if rate > 0:
+                lease.source.host.learn_rate(rate)
+
+    def overdue(self, now: float, *, idle: bool) -> list[Lease]:
+        """Leases that should be taken back: their connection is dead, silent or crawls.
+
+        Args:
+            now: seconds, monotonic.
+            idle: a connection is free and found nothing to do: then patience is short, because
+                these bytes are what everybody waits for.
+        """
+        return [
+            lease
+            for lease in self._leases
+            if not lease.revoked and lease.remaining and self._is_late(lease, now, idle=idle)
+        ]
+
+    def _is_late(self, lease: Lease, now: float, *, idle: bool) -> bool:
+        silence = now - lease.last_byte
+        if silence >= self._idle_timeout:
+            return True
+        if not idle:
+            return False
+        limit = lease.source.host.patience(answered=lease.first_byte is not None)
+        return silence >= limit or self._crawls(lease, limit, now)
+
+    def _crawls(self, lease: Lease, limit: float, now: float) -> bool:
+        """Whether a new connection would be done long before this one."""
+        host = lease.source.host
+        if lease.first_byte is None or host.rate <= 0 or now - lease.first_byte < limit:
+            return False
+        anew = 2 * host.round_trip + lease.remaining / host.rate
+        if lease.job.whole:
+            anew += lease.position / host.rate
+        return self._expected(lease, now) > max(limit, 4 * anew)
+
+
+def _blend(old: float, new: float) -> float:
+    """An exponentially weighted mean that begins with the first value."""
+    return new if old == 0.0 else 0.7 * old + 0.3 * new

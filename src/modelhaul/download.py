@@ -1,0 +1,142 @@
+"""The use case `download`: a repository's files, from a hub to a folder or a cache."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelhaul.core.origin import origin_of
+from modelhaul.core.repo import RemoteFile, RepoRef, Snapshot, Source
+from modelhaul.core.select import select
+from modelhaul.events import Resolved, Waiting
+from modelhaul.hubs.base import Hub
+from modelhaul.hubs.modelscope import ModelScopeHub
+from modelhaul.net.api import Api, Patience
+from modelhaul.report import Report
+from modelhaul.run import Emitter, Job, Prepared, Resources, execute, prepare
+from modelhaul.settings import Settings, normal_endpoint
+from modelhaul.store.credentials import read_saved_token
+from modelhaul.store.layout import Layout, LocalFolder, find_cache, strangers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What `download` is asked for.
+
+    Attributes:
+        ref: the repository and revision.
+        include, exclude: shell patterns over the whole path.
+        names: exact paths inside the repository.
+        local_dir: a plain folder; None means the cache.
+        cache_dir: instead of the settings' cache.
+        endpoint, token: instead of the settings'.
+        force: believe no memory, and overwrite files that are not ours.
+    """
+
+    ref: RepoRef
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    names: Sequence[str] = ()
+    local_dir: Path | None = None
+    cache_dir: Path | None = None
+    endpoint: str | None = None
+    token: str | None = None
+    force: bool = False
+
+
+async def plan_download(resources: Resources, wish: Wish, emit: Emitter) -> Prepared:
+    """Resolve a repository and compare it with what is on disk; fetches no file.
+
+    Raises:
+        NotFound, Unauthorized, TransportError, QuotaError, ProtocolError: the hub.
+        NothingMatched: a name or pattern matches no file.
+        StorageError: the disk cannot be read.
+    """
+    hub = await _hub(resources, wish, emit)
+    snapshot = await hub.resolve(wish.ref)
+    files = select(snapshot.files, include=wish.include, exclude=wish.exclude, names=wish.names)
+    emit(
+        Resolved(
+            name=str(wish.ref),
+            revision=wish.ref.revision,
+            commit=snapshot.commit,
+            files=len(files),
+            size=sum(file.size or 0 for file in files),
+        )
+    )
+    for note in snapshot.notes:
+        emit.note(note)
+    layout = await resources.threads.write(_layout, resources.settings, wish)
+    await _report_strangers(resources, wish, snapshot, layout, emit)
+
+    def sources(file: RemoteFile) -> tuple[Source, ...]:
+        return hub.sources(snapshot, file)
+
+    job = Job(
+        name=str(wish.ref),
+        revision=wish.ref.revision,
+        commit=snapshot.commit,
+        files=files,
+        layout=layout,
+        sources=sources,
+        force=wish.force,
+    )
+    return await prepare(resources, job, emit)
+
+
+async def download(resources: Resources, wish: Wish, emit: Emitter) -> Report:
+    """Bring a repository's files to this machine, proven.
+
+    Raises:
+        as `plan_download` and `modelhaul.run.execute`.
+    """
+    return await execute(resources, await plan_download(resources, wish, emit), emit)
+
+
+async def _hub(resources: Resources, wish: Wish, emit: Emitter) -> Hub:
+    settings = resources.settings
+    endpoint = settings.endpoint if wish.endpoint is None else normal_endpoint(wish.endpoint)
+
+    def notify(reason: str, seconds: float) -> None:
+        emit(Waiting(reason=reason, seconds=seconds))
+
+    api = Api(resources.transport, Patience(notify=notify, chance=random.random))
+    return ModelScopeHub(endpoint, await _token(settings, wish, endpoint, emit), api)
+
+
+async def _token(settings: Settings, wish: Wish, endpoint: str, emit: Emitter) -> str | None:
+    """Argument, else environment (both in the settings), else the saved login, else none."""
+    stated = settings.token if wish.token is None else wish.token
+    if stated is not None:
+        return stated.strip() or None
+    saved, note = await read_saved_token(settings.home)
+    if note is not None:
+        emit.note(note)
+    if saved is not None and saved.is_for(origin_of(endpoint).host, time.time()):
+        return saved.token
+    return None
+
+
+def _layout(settings: Settings, wish: Wish) -> Layout:
+    if wish.local_dir is not None:
+        return LocalFolder.at(wish.local_dir)
+    return find_cache(wish.cache_dir or settings.cache_dir, wish.ref)
+
+
+async def _report_strangers(
+    resources: Resources, wish: Wish, snapshot: Snapshot, layout: Layout, emit: Emitter
+) -> None:
+    """Name files of a cached snapshot that the hub does not list any more. They stay."""
+    if not layout.owned:
+        return
+    listed = {file.path for file in snapshot.files}
+    gone = await resources.threads.write(strangers, layout, listed)
+    if gone:
+        shown = ", ".join(gone[:5]) + (" ..." if len(gone) > 5 else "")
+        emit.note(
+            f"{len(gone)} files in {layout.shown} are not listed by the hub any more"
+            f" and were left there: {shown}"
+        )

@@ -1,0 +1,85 @@
+"""What the files in motion need of the run they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from modelhaul.core.scheduler import CHUNK, Lease
+from modelhaul.engine.buffers import BufferPool
+from modelhaul.engine.burst import Burst
+from modelhaul.engine.lanes import Lanes
+from modelhaul.engine.threads import Threads
+from modelhaul.events import Event
+from modelhaul.store.index import ProvenIndex
+
+if TYPE_CHECKING:
+    from modelhaul.engine.large import LargeFile
+    from modelhaul.engine.task import Order
+    from modelhaul.engine.whole import WholeFile
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a run behaves. Bytes and seconds.
+
+    Attributes:
+        chunk: planning grid.
+        small: files up to this size are fetched whole, without a journal.
+        files_at_once: most large files in motion.
+        patience: without a new byte for this long the run ends.
+        idle_timeout: a connection may be silent for this long.
+        reserve: really allocate the blocks of parts.
+        burst: nothing is published before everything is proven.
+    """
+
+    chunk: int = CHUNK
+    small: int = 1 * MIB
+    files_at_once: int = 8
+    patience: float = 600.0
+    idle_timeout: float = 30.0
+    reserve: bool = False
+    burst: bool = False
+
+
+class Context(Protocol):
+    """The run, as seen from one of its files. Nothing here waits unless it is `async`."""
+
+    pool: BufferPool
+    threads: Threads
+    lanes: Lanes
+    index: ProvenIndex
+    options: Options
+    burst: Burst | None
+    locks: bool
+    token: str
+
+    def emit(self, event: Event) -> None:
+        """Tell the listener."""
+
+    def received(self, lease: Lease, count: int) -> None:
+        """Bytes arrived from the network."""
+
+    def recorded(self, count: int) -> None:
+        """Bytes were written that had never been written before."""
+
+    def add_job(self, file: LargeFile) -> None:
+        """The file wants bytes."""
+
+    def remove_job(self, file: LargeFile) -> None:
+        """The file wants no more bytes; its requests are taken back."""
+
+    def more_work(self) -> None:
+        """There may be something to fetch again."""
+
+    def again(self, file: WholeFile) -> None:
+        """The file has to be fetched once more."""
+
+    async def wait_throttle(self) -> None:
+        """Wait until the user's rate limit allows the next byte."""
+
+    async def recheck(self, order: Order) -> bool:
+        """Whether the final name holds the wanted content by now."""
+        ...

@@ -1,0 +1,81 @@
+"""Files whose content another file of the run has: copied on this machine, hashed on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from modelhaul.engine.context import Context
+from modelhaul.engine.task import Order, Task
+from modelhaul.errors import HaulError, IntegrityError
+from modelhaul.events import FileProgress
+from modelhaul.store import osfile
+from modelhaul.store.claim import part_name
+from modelhaul.store.hashing import STEP
+from modelhaul.store.index import Entry, Known
+from modelhaul.store.osfile import storage_errors
+from modelhaul.store.sink import open_private
+
+
+class CopyFile(Task):
+    """One more place for content that is on this disk, proven."""
+
+    def __init__(self, order: Order, context: Context) -> None:
+        super().__init__(order, None)
+        self.context = context
+        self._done = 0
+
+    def progress(self) -> FileProgress:
+        file = self.order.file
+        return FileProgress(
+            path=file.path, size=file.size, done=self._done, verified=self._done, rate=0.0
+        )
+
+    async def run(self, source: Path) -> None:
+        """Copy from `source` and set `result`."""
+        try:
+            await self.context.threads.hash(self._copy, source)
+        except HaulError as error:
+            self.fail(error)
+            return
+        self.tally.reused = self._done
+        self.succeed("copied", size=self._done, digest=self.order.file.sha256)
+
+    def _copy(self, source: Path) -> None:
+        """In a thread: read, hash, write; then barrier, rename and folder sync."""
+        file, placement = self.order.file, self.order.placement
+        with storage_errors(f"making folders for {placement.final}"):
+            osfile.check_parents(placement.root, placement.relative)
+            osfile.make_folders(placement.state)
+            osfile.make_folders(placement.final.parent)
+        stem = part_name(file.identity or placement.relative, file.size or 0) + ".copy"
+        token = f"{self.context.token}-{id(self):x}"
+        part = open_private(placement.state, stem, locks=self.context.locks, token=token)
+        published = False
+        try:
+            with storage_errors(f"reading {source}"):
+                fd = os.open(source, os.O_RDONLY)
+            try:
+                sha256 = hashlib.sha256()
+                buffer = memoryview(bytearray(STEP))
+                while count := osfile.read_into(fd, buffer, self._done):
+                    sha256.update(buffer[:count])
+                    part.write_at(buffer[:count], self._done)
+                    self._done += count
+            finally:
+                os.close(fd)
+            digest = sha256.hexdigest()
+            if digest != file.sha256:
+                raise IntegrityError(
+                    f"{file.path}: {source}, which should hold the same bytes, has changed",
+                    hint="run again with --force to check every file",
+                )
+            stamp = part.publish(placement.final, replaces=placement.replaces)
+            published = True
+            known = Known(digest, None, ours=True)
+            self.context.index.remember([Entry(placement.final, stamp, known)])
+        finally:
+            if not published:
+                osfile.remove_quietly(part.path)
+            part.close()

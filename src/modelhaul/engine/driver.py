@@ -1,0 +1,685 @@
+"""The engine: asks the scheduler what to fetch, has it fetched, and judges how it went.
+
+One task per request and one per large file in motion; no worker waits for work. Whatever changes
+what could be done next (a request ended, a file was added, a pause is over) ends in `_dispatch()`,
+which asks the scheduler until it has nothing more to give.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from enum import Enum, auto
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup
+
+from modelhaul.core.pace import Throttle
+from modelhaul.core.plan import Action
+from modelhaul.core.retry import LONGEST_PAUSE, Budget, Verdict, verdict
+from modelhaul.core.scheduler import Job, Lease, Scheduler, SourceState
+from modelhaul.core.span import Span
+from modelhaul.core.transfer import State
+from modelhaul.engine.buffers import BufferPool
+from modelhaul.engine.burst import Burst
+from modelhaul.engine.context import Options
+from modelhaul.engine.copies import CopyFile
+from modelhaul.engine.lanes import Lane, Lanes
+from modelhaul.engine.large import LargeFile
+from modelhaul.engine.locations import Location, Target
+from modelhaul.engine.meter import Meter
+from modelhaul.engine.task import LeaseReceiver, Order, Task
+from modelhaul.engine.threads import Threads
+from modelhaul.engine.whole import UNBOUNDED, Batch, WholeFile
+from modelhaul.errors import (
+    CertificateError,
+    ConnectFailed,
+    DiskFull,
+    HaulError,
+    NotFound,
+    ProtocolError,
+    QuotaError,
+    RangeIgnored,
+    Stalled,
+    StatusError,
+    StorageError,
+    TransportError,
+    Unauthorized,
+    single_error,
+)
+from modelhaul.events import (
+    Event,
+    FileDone,
+    FileFailed,
+    Progress,
+    Retrying,
+    SourceDropped,
+    Statistics,
+    Waiting,
+)
+from modelhaul.net.api import MAX_HOPS
+from modelhaul.net.transport import Answer, Receiver, Redirect, Request, Transport
+from modelhaul.report import FileResult
+from modelhaul.store.index import ProvenIndex
+
+TICK = 0.1
+PROGRESS_EVERY = 0.25
+#: Large files that may be open beyond need, so that one can be proven while the next is fetched.
+_OPEN_AHEAD = 2
+
+
+class Engine:
+    """One run: brings the files of a plan. Implements `Context` for them."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        lanes: Lanes,
+        pool: BufferPool,
+        threads: Threads,
+        throttle: Throttle | None,
+        index: ProvenIndex,
+        options: Options,
+        emit: Callable[[Event], None],
+        recheck: Callable[[Order], Awaitable[bool]],
+        locks: bool,
+        token: str,
+        before_burst: Callable[[], None] = lambda: None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.lanes = lanes
+        self.pool = pool
+        self.threads = threads
+        self.index = index
+        self.options = options
+        self.locks = locks
+        self.token = token
+        self.meter = Meter()
+        self._transport = transport
+        self._throttle = throttle
+        self._debt_until = 0.0
+        self._emit = emit
+        self._recheck = recheck
+        self._before_burst = before_burst
+        self.burst: Burst | None = None
+        self._chance = chance
+        self._scheduler = Scheduler(chunk=options.chunk, idle_timeout=options.idle_timeout)
+        self._budget = Budget()
+        self._tasks: dict[int, Task] = {}
+        self._locations: dict[tuple[int, int], Location] = {}
+        self._scopes: dict[Lease, anyio.CancelScope] = {}
+        self._large: deque[LargeFile] = deque()
+        self._whole: deque[WholeFile] = deque()
+        self._copies: dict[str, list[CopyFile]] = {}
+        self._whole_left = 0
+        self._unfinished = 0
+        self._idle = False
+        self._last_news = 0.0
+        self._fatal: HaulError | None = None
+        self._group: TaskGroup | None = None
+        self._batch = Batch(self)
+        self._moving: dict[int, LargeFile] = {}
+
+    # -- the run -------------------------------------------------------------------------------
+
+    async def run(self, orders: Sequence[Order]) -> list[FileResult]:
+        """Bring every file of `orders`; one result each, in their order.
+
+        A file that cannot be had is a result with an error; the others go on. Cancelled: running
+        writes are finished, parts and journals are left in order.
+
+        Raises:
+            StorageError, TransportError, QuotaError: nothing more can be done for any file.
+        """
+        tasks = [self._task(key, order) for key, order in enumerate(orders)]
+        self._unfinished = len(tasks)
+        self._last_news = anyio.current_time()
+        if tasks:
+            try:
+                async with anyio.create_task_group() as group:
+                    self._group = group
+                    group.start_soon(self._batch.run)
+                    group.start_soon(self._beat)
+                    if self.options.burst:
+                        fetched = len(self._large) + len(self._whole)
+                        self.burst = Burst(fetched, self._open_burst)
+                        group.start_soon(self.burst.keep_gate)
+                    self._begin()
+            except BaseExceptionGroup as failed:
+                raise single_error(failed) from failed
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self.threads.write(self._discard_parts, tasks)
+        self._progress()
+        if self._fatal is not None:
+            raise self._fatal
+        return [task.result for task in tasks if task.result is not None]
+
+    async def _open_burst(self) -> None:
+        await self.threads.sync(self._before_burst)
+
+    def _task(self, key: int, order: Order) -> Task:
+        self.meter.add(order)
+        task: Task
+        if order.plan.action is Action.COPY:
+            task = copy = CopyFile(order, self)
+            assert order.file.sha256 is not None
+            self._copies.setdefault(order.file.sha256, []).append(copy)
+        else:
+            task = self._fetched(key, order)
+        task.on_result = self._finished
+        return task
+
+    def _fetched(self, key: int, order: Order) -> Task:
+        size = order.file.size
+        whole = size is None or size <= self.options.small or order.file.identity is None
+        sources = [
+            SourceState(str(source), self.lanes.lane(str(source.origin)).host, source.fallback)
+            for source in order.sources
+        ]
+        for at, source in enumerate(order.sources):
+            self._locations[key, at] = Location(source)
+        job = Job(key=key, size=size, sources=sources, whole=whole)
+        if whole:
+            file = WholeFile(order, job, self, self._batch)
+            self._whole.append(file)
+            self._whole_left += 1
+            self._tasks[key] = file
+            return file
+        large = LargeFile(order, job, self)
+        self._large.append(large)
+        self._scheduler.pending += size or 0
+        self._tasks[key] = large
+        return large
+
+    def _begin(self) -> None:
+        for digest, copies in list(self._copies.items()):
+            source = copies[0].order.copy_from
+            if source is not None:
+                self._start_copies(digest, source)
+        self._feed()
+        self._dispatch()
+
+    def _finished(self, task: Task) -> None:
+        """A file has its result."""
+        result = task.result
+        assert result is not None
+        self._unfinished -= 1
+        self.meter.finished(task)
+        if isinstance(task, WholeFile):
+            self._whole_left -= 1
+        if result.error is not None:
+            self._emit_failure(result)
+            if self.burst is not None:
+                self.burst.fail(result.error)
+            if type(result.error) in (DiskFull, StorageError):
+                # The disk's trouble, not the file's: the others would meet it too.
+                self._stop(result.error)
+        else:
+            self.emit(
+                FileDone(
+                    path=result.path,
+                    size=result.size,
+                    how=result.how,
+                    sha256=result.sha256,
+                    verified=result.verified,
+                )
+            )
+        digest = task.order.file.sha256
+        if digest is not None and task.order.plan.action is Action.FETCH:
+            self._start_copies(digest, task.order.placement.final if result.error is None else None)
+        if self._unfinished == 0 and self._group is not None:
+            self._group.cancel_scope.cancel()
+
+    def _emit_failure(self, result: FileResult) -> None:
+        error = result.error
+        assert error is not None
+        self.emit(FileFailed(path=result.path, message=error.message, hint=error.hint))
+
+    def _start_copies(self, digest: str, source: Path | None) -> None:
+        for copy in self._copies.pop(digest, ()):
+            if source is None:
+                copy.fail(HaulError(f"{copy.order.file.path}: its twin could not be fetched"))
+            elif self._group is not None:
+                self._group.start_soon(copy.run, source)
+
+    def _discard_parts(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            if isinstance(task, WholeFile):
+                task.discard()
+
+    def _stop(self, error: HaulError) -> None:
+        """End the run because of `error`; progress is kept."""
+        if self._fatal is None:
+            self._fatal = error
+            if self._group is not None:
+                self._group.cancel_scope.cancel()
+
+    # -- what the files ask for (Context) --------------------------------------------------------
+
+    def emit(self, event: Event) -> None:
+        self._emit(event)
+
+    def received(self, lease: Lease, count: int) -> None:
+        now = anyio.current_time()
+        self._scheduler.advance(lease, count, now)
+        self._last_news = now
+        self.meter.received += count
+        if self._throttle is not None:
+            delay = self._throttle.spend(count, now)
+            self._debt_until = now + delay
+
+    def recorded(self, count: int) -> None:
+        self._budget.earn(count)
+
+    def add_job(self, file: LargeFile) -> None:
+        self._scheduler.pending -= file.order.file.size or 0
+        self._scheduler.add(file.ranges)
+        self._dispatch()
+
+    def remove_job(self, file: LargeFile) -> None:
+        for lease in self._scheduler.remove(file.ranges):
+            self._revoke(lease)
+        self._dispatch()
+
+    def more_work(self) -> None:
+        self._last_news = anyio.current_time()
+        self._dispatch()
+
+    def again(self, file: WholeFile) -> None:
+        assert file.job is not None
+        self._scheduler.again(file.job)
+
+    async def wait_throttle(self) -> None:
+        delay = self._debt_until - anyio.current_time()
+        if delay > 0:
+            await anyio.sleep(delay)
+
+    async def recheck(self, order: Order) -> bool:
+        return await self._recheck(order)
+
+    # -- feeding the scheduler ---------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        """Open large files and line up whole ones, as many as can be worked on."""
+        assert self._group is not None
+        if self._whole_left and not self._whole and not self._scheduler.busy_whole():
+            self._batch.hurry()
+        capacity = self.lanes.capacity()
+        while self._whole and self._scheduler.waiting_whole() < 2 * capacity:
+            file = self._whole.popleft()
+            if file.order.file.size == 0:
+                self._group.start_soon(self._complete_empty, file)
+            else:
+                assert file.job is not None
+                self._scheduler.add(file.job)
+        while self._large:
+            # One that waits for the burst does no work any more.
+            working = sum(file.state is not State.PUBLISHING for file in self._moving.values())
+            busy = self._scheduler.unleased() >= 2 * capacity * self.options.chunk
+            if working >= self.options.files_at_once or (busy and working >= _OPEN_AHEAD):
+                break
+            large = self._large.popleft()
+            self._moving[large.ranges.key] = large
+            self._group.start_soon(self._bring, large)
+
+    async def _bring(self, file: LargeFile) -> None:
+        try:
+            await file.run()
+        finally:
+            del self._moving[file.ranges.key]
+        self._feed()
+        self._dispatch()
+
+    async def _complete_empty(self, file: WholeFile) -> None:
+        try:
+            await file.complete()
+        except HaulError as error:
+            file.fail(error)
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Start every request that can be made now."""
+        if self._group is None or self._fatal is not None:
+            return
+        now = anyio.current_time()
+        while self.lanes.has_room():
+            lease = self._scheduler.next(now, self._usable, self.lanes.capacity())
+            if lease is None:
+                self._idle = True
+                return
+            self._idle = False
+            lane = self._lane(lease.source)
+            self.lanes.enter(lane)
+            self.meter.most_connections = max(self.meter.most_connections, self.lanes.active)
+            scope = self._scopes[lease] = anyio.CancelScope()
+            self._group.start_soon(self._fetch, lease, lane, scope)
+
+    def _lane(self, source: SourceState) -> Lane:
+        return self.lanes.lane(source.host.name)
+
+    def _usable(self, source: SourceState) -> bool:
+        lane = self._lane(source)
+        return lane.has_room() and lane.health.delay(anyio.current_time()) == 0.0
+
+    async def _fetch(self, lease: Lease, lane: Lane, scope: anyio.CancelScope) -> None:
+        """One request, from the lease to the verdict about it."""
+        task = self._tasks[lease.job.key]
+        receiver = task.receiver(lease)
+        asking = _Asking(lane, self._location(lease))
+        failure: HaulError | None = None
+        try:
+            with scope:
+                answer = await self._ask(asking, task, lease, receiver)
+                if lease.job.whole:
+                    # Storing it needs no connection: somebody else can have it.
+                    self._free(asking)
+                    self._dispatch()
+                await receiver.finish(answer)
+        except HaulError as error:
+            failure = error
+        finally:
+            receiver.close()
+            self._free(asking)
+            del self._scopes[lease]
+            self._scheduler.close(lease)
+        if scope.cancelled_caught:
+            self._taken_back(task, lease, asking)
+        elif failure is not None:
+            self._failed(task, lease, asking, failure)
+        else:
+            asking.lane.completed += 1
+            asking.lane.health.good()
+            lease.source.served()
+        self._feed()
+        self._dispatch()
+
+    def _free(self, asking: _Asking) -> None:
+        """The connection of a request is free, if it was not already."""
+        if asking.open:
+            asking.open = False
+            self.lanes.leave(asking.lane)
+
+    def _location(self, lease: Lease) -> Location:
+        return self._locations[lease.job.key, lease.job.sources.index(lease.source)]
+
+    async def _ask(
+        self, asking: _Asking, task: Task, lease: Lease, receiver: LeaseReceiver
+    ) -> Answer:
+        """Follow redirects until an answer with bytes, and take its bytes."""
+        location = asking.location
+        target, finder = await location.current()
+        try:
+            for _ in range(MAX_HOPS + 1):
+                asking.target = target
+                self._move(asking, lease, target)
+                head = _Head(receiver, asking, finder)
+                answer = await self._transport.fetch(self._request(task, lease, target), head)
+                if not isinstance(answer, Redirect):
+                    task.tally.sources[target.origin] = None
+                    return answer
+                target = location.hop(answer.url)
+        finally:
+            if finder and not asking.settled:
+                location.give_up()
+        raise ProtocolError(
+            f"{task.order.file.path}: {location.source} redirects more than {MAX_HOPS} times"
+        )
+
+    def _move(self, asking: _Asking, lease: Lease, target: Target) -> None:
+        """Count the connection for the origin it really goes to."""
+        lane = self.lanes.lane(target.origin)
+        if lane is not asking.lane:
+            self.lanes.leave(asking.lane)
+            self.lanes.enter(lane)
+            asking.lane = lane
+        lease.source.host = lane.host
+
+    def _request(self, task: Task, lease: Lease, target: Target) -> Request:
+        file = task.order.file
+        stop = lease.stop if file.size is not None else UNBOUNDED
+        return Request(
+            url=target.url,
+            headers=target.headers,
+            span=Span(lease.position, stop),
+            whole=lease.body,
+            size=file.size,
+            validator=None if file.sha256 is not None else file.validator,
+        )
+
+    # -- verdicts ----------------------------------------------------------------------------------
+
+    def _taken_back(self, task: Task, lease: Lease, asking: _Asking) -> None:
+        """We ended the request ourselves."""
+        if lease.job.whole and task.result is None:
+            self._scheduler.again(lease.job)
+        elif not self._scheduler.knows(lease.job):
+            return
+        self._retrying(task, asking, "the connection is silent or too slow")
+
+    def _failed(self, task: Task, lease: Lease, asking: _Asking, error: HaulError) -> None:
+        """A request failed: decide what that means for origin, source, file and run."""
+        if task.result is not None:
+            return
+        outcome = self._judge(asking, lease.source, error)
+        if outcome is _Outcome.GIVE_UP:
+            # The disk, or a digest that was wrong twice: no source can help.
+            task.fail(error)
+            return
+        if outcome is _Outcome.DROP:
+            lease.source.alive = False
+        if not lease.source.alive:
+            self.emit(
+                SourceDropped(
+                    path=task.order.file.path, source=lease.source.name, reason=error.message
+                )
+            )
+        if not lease.job.alive():
+            task.abort(self._explained(error))
+            return
+        if outcome is _Outcome.SPEND and not self._budget.spend():
+            self._stop(error)
+            return
+        self._retrying(task, asking, error.message)
+        if lease.job.whole:
+            self._scheduler.again(lease.job)
+
+    def _judge(self, asking: _Asking, source: SourceState, error: HaulError) -> _Outcome:
+        """What an error says about the origin and the source."""
+        now = anyio.current_time()
+        match error:
+            case StatusError():
+                return self._judge_status(asking, source, error, now)
+            case RangeIgnored():
+                source.ignored()
+                return _Outcome.RETRY
+            case CertificateError():
+                return _Outcome.DROP
+            case TransportError():
+                if isinstance(error, ConnectFailed):
+                    asking.lane.pace.refused(now, asking.lane.active)
+                return self._strike(asking, error, now)
+            case ProtocolError():
+                source.fault()
+                return _Outcome.SPEND
+            case _:
+                return _Outcome.GIVE_UP
+
+    def _judge_status(
+        self, asking: _Asking, source: SourceState, error: StatusError, now: float
+    ) -> _Outcome:
+        """What an error status says about the origin and the source."""
+        meaning = verdict(error.status)
+        target = asking.target
+        if meaning is Verdict.SLOWER:
+            asking.lane.pace.refused(now, asking.lane.active)
+            if error.retry_after is None:
+                return self._strike(asking, error, now)
+            if error.retry_after > LONGEST_PAUSE:
+                return _Outcome.DROP
+            asking.lane.health.pause(now, error.retry_after, reason=error.message)
+            return _Outcome.RETRY
+        if meaning is Verdict.RETRY:
+            return self._strike(asking, error, now)
+        if meaning is Verdict.RANGE:
+            source.fault()
+            return _Outcome.SPEND
+        if target is not None and target.signed:
+            # A signature that ended shows as 403, on some sites as 400 or 404. The source's own
+            # address will say whether it is more than that; many connections notice at once.
+            if asking.location.expire(target):
+                source.fault()
+            return _Outcome.RETRY
+        return _Outcome.DROP
+
+    def _strike(self, asking: _Asking, error: HaulError, now: float) -> _Outcome:
+        """The origin failed. Requests that fail together are one failure."""
+        counted = asking.lane.health.bad(now, chance=self._chance(), reason=error.message)
+        return _Outcome.SPEND if counted else _Outcome.RETRY
+
+    @staticmethod
+    def _explained(error: HaulError) -> HaulError:
+        """The error of a file whose last source is gone, by what went wrong there."""
+        if not isinstance(error, StatusError):
+            return error
+        meaning = verdict(error.status)
+        if meaning is Verdict.MISSING:
+            return NotFound(error.message, hint="the file is listed, but the server has it not")
+        if meaning is Verdict.DENIED:
+            return Unauthorized(error.message, hint="give a token with --token, or log in")
+        if meaning is Verdict.SLOWER:
+            import time
+
+            wait = error.retry_after or 0.0
+            return QuotaError(
+                f"{error.message}, and asks to wait for {wait:.0f} s",
+                retry_at=time.time() + wait,
+                hint="run the same command again later: what arrived is kept",
+            )
+        return error
+
+    def _retrying(self, task: Task, asking: _Asking, reason: str) -> None:
+        self.emit(Retrying(path=task.order.file.path, source=asking.lane.host.name, reason=reason))
+
+    # -- the beat ----------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        """A few times a second: rates, late connections, pauses that are over, patience."""
+        shown = 0.0
+        while True:
+            await anyio.sleep(TICK)
+            now = anyio.current_time()
+            self._scheduler.tick(now)
+            limited = self._idle or self.pool.starved or self._throttle is not None
+            self.lanes.tick(now, limited=limited)
+            for lease in self._scheduler.overdue(now, idle=self._idle):
+                self._scheduler.take_back(lease)
+                self._revoke(lease)
+            self._feed()
+            self._dispatch()
+            self._check_patience(now)
+            if now - shown >= PROGRESS_EVERY:
+                shown = now
+                self._progress()
+
+    def _revoke(self, lease: Lease) -> None:
+        scope = self._scopes.get(lease)
+        if scope is not None:
+            scope.cancel()
+
+    def _check_patience(self, now: float) -> None:
+        if not self._scheduler.hungry():
+            self._last_news = now  # proving, waiting for a lock or for the disk
+        elif now - self._last_news > self.options.patience:
+            self._stop(
+                Stalled(
+                    f"no new byte from any source for {self.options.patience:.0f} s",
+                    hint="check the network and run the same command again: what arrived is kept",
+                )
+            )
+
+    def _waiting(self, now: float) -> str | None:
+        """Why nothing is being fetched, in words."""
+        if self.lanes.active or not self._scheduler.hungry():
+            return None
+        paused = [
+            (lane.health.delay(now), lane) for lane in self.lanes if lane.health.delay(now) > 0
+        ]
+        if not paused:
+            return None
+        delay, lane = min(paused, key=lambda entry: entry[0])
+        return f"{lane.health.reason}; next try in {delay:.0f} s"
+
+    def statistics(self) -> Statistics:
+        """Amounts of the run at this moment."""
+        now = anyio.current_time()
+        return self.meter.statistics(
+            now,
+            connections=self.lanes.active,
+            waiting=self._waiting(now),
+            moving=self._in_motion(),
+            ready=self._batch.size,
+        )
+
+    def _in_motion(self) -> Iterator[Task]:
+        yield from self._moving.values()
+        for lease in self._scheduler.leases:
+            if lease.job.whole:
+                yield self._tasks[lease.job.key]
+
+    def _progress(self) -> None:
+        statistics = self.statistics()
+        self.emit(Progress(statistics=statistics))
+        if statistics.waiting is not None:
+            self.emit(Waiting(reason=statistics.waiting, seconds=PROGRESS_EVERY))
+
+
+class _Outcome(Enum):
+    """What follows from a failed request."""
+
+    RETRY = auto()  # its bytes are asked for again
+    SPEND = auto()  # likewise, at the cost of the run's budget
+    DROP = auto()  # the source is of no use for this file
+    GIVE_UP = auto()  # no source is
+
+
+class _Asking:
+    """One request under way: which lane it counts for, and where it goes."""
+
+    __slots__ = ("lane", "location", "open", "settled", "target")
+
+    def __init__(self, lane: Lane, location: Location) -> None:
+        self.lane = lane
+        self.location = location
+        self.target: Target | None = None
+        self.settled = False
+        self.open = True
+
+
+class _Head(Receiver):
+    """Tells the location that its address works, as soon as the head of an answer is right."""
+
+    def __init__(self, receiver: LeaseReceiver, asking: _Asking, finder: bool) -> None:
+        self._receiver = receiver
+        self._asking = asking
+        self._finder = finder
+
+    def started(self, answer: Answer) -> None:
+        assert self._asking.target is not None
+        if self._finder:
+            self._asking.settled = True
+            self._asking.location.settle(self._asking.target)
+        self._receiver.started(answer)
+
+    def wanted(self) -> int:
+        return self._receiver.wanted()
+
+    async def wait_buffer(self) -> memoryview:
+        return await self._receiver.wait_buffer()
+
+    def commit(self, count: int) -> None:
+        self._receiver.commit(count)

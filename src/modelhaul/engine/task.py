@@ -1,0 +1,148 @@
+"""One file of a plan as the engine sees it: where it goes, where it comes from, what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from modelhaul.core.plan import FilePlan
+from modelhaul.core.repo import RemoteFile, Source
+from modelhaul.core.scheduler import Job, Lease
+from modelhaul.errors import HaulError
+from modelhaul.events import FileProgress
+from modelhaul.net.transport import Answer, Receiver
+from modelhaul.report import FileResult, How
+from modelhaul.store.osfile import Stamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where one file lands.
+
+    Attributes:
+        final: its final name.
+        root: the target below which every folder is checked.
+        relative: path of `final` below `root`, with `/`.
+        state: folder for its part and journal, on the same file system.
+        replaces: stamp of what stands at the final name and will give way, None for nothing.
+    """
+
+    final: Path
+    root: Path
+    relative: str
+    state: Path
+    replaces: Stamp | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One file to bring: what, where to, where from.
+
+    Attributes:
+        plan: what was decided.
+        placement: where it lands.
+        sources: best first; empty unless it is fetched.
+        label: how people call it, for the journal.
+        copy_from: a file on this disk, proven, that has the same content; only for copies.
+    """
+
+    plan: FilePlan
+    placement: Placement
+    sources: tuple[Source, ...] = ()
+    label: str = ""
+    copy_from: Path | None = None
+
+    @property
+    def file(self) -> RemoteFile:
+        return self.plan.file
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is counted about one file while it is in motion. Bytes and seconds."""
+
+    fetched: int = 0
+    reused: int = 0
+    last_byte: float | None = None
+    sources: dict[str, None] = field(default_factory=dict)
+
+
+class LeaseReceiver(Receiver, Protocol):
+    """A receiver with an end: everything right, or whatever it was."""
+
+    async def finish(self, answer: Answer) -> None:
+        """The request brought all it was asked for. Called before `close()`.
+
+        Raises:
+            HaulError: the bytes are not what they should be, or the disk failed.
+        """
+
+    def close(self) -> None:
+        """No more bytes will come. Never waits."""
+
+
+class Task:
+    """A file in motion: what large and whole files have in common for the driver."""
+
+    def __init__(self, order: Order, job: Job | None) -> None:
+        self.order = order
+        self.job = job
+        self.tally = Tally()
+        self.result: FileResult | None = None
+        #: Set by the driver; called once, when the result is there.
+        self.on_result: Callable[[Task], None] = lambda _: None
+
+    def receiver(self, lease: Lease) -> LeaseReceiver:
+        """Something that takes the bytes of a lease of this file."""
+        raise NotImplementedError
+
+    def abort(self, error: HaulError) -> None:
+        """Give the file up from outside. What arrived is kept where it can be."""
+        self.fail(error)
+
+    def progress(self) -> FileProgress:
+        """Amounts for a view."""
+        raise NotImplementedError
+
+    def succeed(
+        self, how: How, *, size: int, digest: str | None, proof_seconds: float | None = None
+    ) -> None:
+        """The file stands under its final name."""
+        file, tally = self.order.file, self.tally
+        self._end(
+            FileResult(
+                path=file.path,
+                final=str(self.order.placement.final),
+                how=how,
+                size=size,
+                sha256=digest,
+                verified=file.sha256 is not None,
+                fetched=tally.fetched,
+                reused=tally.reused,
+                proof_seconds=proof_seconds,
+                sources=tuple(tally.sources),
+            )
+        )
+
+    def fail(self, error: HaulError) -> None:
+        """The file is given up."""
+        file, tally = self.order.file, self.tally
+        self._end(
+            FileResult(
+                path=file.path,
+                final=str(self.order.placement.final),
+                how="failed",
+                size=file.size or 0,
+                fetched=tally.fetched,
+                reused=tally.reused,
+                sources=tuple(tally.sources),
+                error=error,
+            )
+        )
+
+    def _end(self, result: FileResult) -> None:
+        if self.result is None:
+            self.result = result
+            self.on_result(self)

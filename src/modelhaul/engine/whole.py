@@ -1,0 +1,331 @@
+"""Files that are fetched by one request: small ones, and those whose size nobody knows.
+
+They have no journal. Each is hashed while it is written to a part; then a batch of them is made
+durable at once: every part synced, only then every part renamed, then one sync per folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from modelhaul.core.scheduler import Job, Lease
+from modelhaul.engine.buffers import Block
+from modelhaul.engine.burst import Burst
+from modelhaul.engine.context import Context
+from modelhaul.engine.task import LeaseReceiver, Order, Task
+from modelhaul.errors import HaulError, IntegrityError, ProtocolError, single_error
+from modelhaul.events import FileProgress
+from modelhaul.net.transport import Answer
+from modelhaul.store import osfile
+from modelhaul.store.claim import part_name
+from modelhaul.store.index import Entry, Known
+from modelhaul.store.osfile import Stamp, storage_errors
+from modelhaul.store.sink import PartFile, check_unchanged, open_private
+
+BATCH_FILES = 256
+BATCH_BYTES = 64 << 20
+BATCH_SECONDS = 1.0
+#: What an unknown size counts as: larger than any file.
+UNBOUNDED = 1 << 62
+_MOST_REFETCHES = 1
+
+
+class WholeReceiver(LeaseReceiver):
+    """Passes a body on to its file, one block at a time."""
+
+    def __init__(self, file: WholeFile, lease: Lease) -> None:
+        self._file = file
+        self._lease = lease
+        self._block: Block | None = None
+        self._fill = 0
+
+    def started(self, answer: Answer) -> None:
+        """Nothing to do: what the body must be is known from the listing, or not at all."""
+
+    def wanted(self) -> int:
+        return 0 if self._lease.revoked else self._lease.remaining
+
+    async def wait_buffer(self) -> memoryview:
+        context = self._file.context
+        await context.wait_throttle()
+        if self._block is None:
+            size = context.pool.block_size(self._lease.remaining, context.lanes.capacity())
+            self._block = await context.pool.take(size)
+        elif self._fill == self._block.size:
+            await self._file.store(self._block.view)
+            self._fill = 0
+        room = min(self._block.size - self._fill, self.wanted())
+        return self._block.view[self._fill : self._fill + room]
+
+    def commit(self, count: int) -> None:
+        self._fill += count
+        self._file.received(self._lease, count)
+
+    async def finish(self, answer: Answer) -> None:
+        if self._lease.stop == UNBOUNDED:
+            if not answer.framed and self._file.order.file.sha256 is None:
+                raise ProtocolError(
+                    f"{self._file.order.file.path}: the server states no length, so nobody can"
+                    " tell whether the whole file arrived",
+                    hint="give its --sha256",
+                )
+            self._lease.stop = self._lease.position
+        if self._block is not None and self._fill:
+            await self._file.store(self._block.view[: self._fill])
+        await self._file.complete()
+
+    def close(self) -> None:
+        block, self._block = self._block, None
+        if block is not None:
+            self._file.context.pool.give(block)
+
+
+class WholeFile(Task):
+    """A file that is fetched by one request and begins again if that fails."""
+
+    def __init__(self, order: Order, job: Job, context: Context, batch: Batch) -> None:
+        super().__init__(order, job)
+        self.context = context
+        self._batch = batch
+        self._part: PartFile | None = None
+        self._sha256 = hashlib.sha256()
+        self._written = 0
+        self._refetches = 0
+
+    def receiver(self, lease: Lease) -> LeaseReceiver:
+        self._sha256 = hashlib.sha256()
+        self._written = 0
+        return WholeReceiver(self, lease)
+
+    def received(self, lease: Lease, count: int) -> None:
+        """`count` bytes arrived."""
+        self.tally.fetched += count
+        self.tally.last_byte = anyio.current_time()
+        self.context.received(lease, count)
+
+    def progress(self) -> FileProgress:
+        job = self.job
+        rate = sum(lease.rate for lease in job.leases) if job is not None else 0.0
+        return FileProgress(
+            path=self.order.file.path,
+            size=self.order.file.size,
+            done=self._written,
+            verified=self._written,
+            rate=rate,
+        )
+
+    async def store(self, data: memoryview) -> None:
+        """Write and hash the next bytes; they belong to the caller again afterwards."""
+        await self.context.threads.write(self._store, data)
+
+    def _store(self, data: memoryview) -> None:
+        if self._written == 0:
+            self._restart()
+        assert self._part is not None
+        self._part.write_at(data, self._written)
+        self._sha256.update(data)
+        self._written += len(data)
+
+    def _restart(self) -> None:
+        """In a thread: an empty part, with the folders it needs."""
+        if self._part is not None:
+            self._part.resize(0)
+            return
+        file, placement = self.order.file, self.order.placement
+        with storage_errors(f"making folders for {placement.final}"):
+            osfile.check_parents(placement.root, placement.relative)
+            osfile.make_folders(placement.state)
+            osfile.make_folders(placement.final.parent)
+        stem = part_name(file.identity or f"path:{placement.relative}", file.size or 0) + ".whole"
+        # A part that is closed before it is published has no lock to protect it.
+        locks = self.context.locks and self.context.burst is None
+        token = f"{self.context.token}-{id(self):x}"
+        self._part = open_private(placement.state, stem, locks=locks, token=token)
+
+    async def complete(self) -> None:
+        """All bytes are written: check the digest and hand over to the batch.
+
+        Raises:
+            IntegrityError: it was wrong for the second time.
+        """
+        if self._written == 0:
+            await self.context.threads.write(self._restart)
+        file, digest = self.order.file, self._sha256.hexdigest()
+        if file.sha256 is not None and digest != file.sha256:
+            if self._refetches < _MOST_REFETCHES:
+                self._refetches += 1
+                self.context.again(self)
+                return
+            raise IntegrityError(
+                f"{file.path}: SHA-256 is {digest}, should be {file.sha256}"
+                f" (fetched twice, from {', '.join(self.tally.sources)})",
+                hint="source and listing disagree; nothing was left under its name",
+            )
+        assert self._part is not None
+        part, self._part = self._part, None
+        await self._batch.add(Ready(self, part, digest, self._written))
+
+    def discard(self) -> None:
+        """In a thread: remove the part of a file that is given up or interrupted."""
+        part, self._part = self._part, None
+        if part is not None:
+            with storage_errors(f"removing {part.path}"):
+                osfile.remove_quietly(part.path)
+            part.close()
+
+
+@dataclass(slots=True, eq=False)
+class Ready:
+    """A file whose bytes are right and written; only durability and the name are missing."""
+
+    file: WholeFile
+    part: PartFile
+    digest: str
+    size: int
+    error: HaulError | None = None
+
+
+class Batch:
+    """Publishes ready files together, so that many small files cost few syncs."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._ready: list[Ready] = []
+        #: Bytes that wait to be published.
+        self.size = 0
+        self._begun = anyio.Event()
+        self._full = anyio.Event()
+
+    async def add(self, ready: Ready) -> None:
+        """Take a file in."""
+        context = self._context
+        if context.burst is not None:
+            # It may take long until the burst: keep no descriptor open that long.
+            await context.threads.sync(ready.part.barrier)
+            ready.part.release()
+            context.burst.arrive()
+        self._ready.append(ready)
+        self.size += ready.size
+        self._begun.set()
+        if len(self._ready) >= BATCH_FILES or self.size >= BATCH_BYTES:
+            self._full.set()
+
+    def hurry(self) -> None:
+        """No more files are coming: do not wait for company."""
+        self._full.set()
+
+    async def run(self) -> None:
+        """Publish batches until cancelled; what is ready by then is still published."""
+        try:
+            while True:
+                await self._begun.wait()
+                if self._context.burst is not None:
+                    await self._publish_burst(self._context.burst)
+                    continue
+                with anyio.move_on_after(BATCH_SECONDS):
+                    await self._full.wait()
+                await self._publish(self._take())
+        finally:
+            with anyio.CancelScope(shield=True):
+                if self._context.burst is not None:
+                    await self._give_up(self._take())
+                else:
+                    await self._publish(self._take())
+
+    async def _give_up(self, batch: list[Ready]) -> None:
+        for ready in batch:
+            await self._context.threads.write(_discard, ready)
+
+    def _take(self) -> list[Ready]:
+        batch, self._ready, self.size = self._ready, [], 0
+        self._begun, self._full = anyio.Event(), anyio.Event()
+        return batch
+
+    async def _publish_burst(self, burst: Burst) -> None:
+        try:
+            await burst.wait()
+        except HaulError as error:
+            batch = self._take()
+            await self._give_up(batch)
+            for ready in batch:
+                ready.file.fail(error)
+            return
+        await self._publish(self._take())
+
+    async def _publish(self, batch: list[Ready]) -> None:
+        context = self._context
+        try:
+            async with anyio.create_task_group() as group:
+                for ready in batch:
+                    if ready.part.open:
+                        group.start_soon(self._sync, ready)
+        except BaseExceptionGroup as failed:
+            raise single_error(failed) from failed
+        stamps = await context.threads.sync(self._rename, batch)
+        for ready in batch:
+            if ready.error is not None:
+                ready.file.fail(ready.error)
+            elif ready in stamps:
+                last = ready.file.tally.last_byte
+                proof = None if last is None else anyio.current_time() - last
+                ready.file.succeed(
+                    "fetched", size=ready.size, digest=ready.digest, proof_seconds=proof
+                )
+
+    async def _sync(self, ready: Ready) -> None:
+        try:
+            await self._context.threads.sync(ready.part.barrier)
+        except HaulError as error:
+            ready.error = error
+
+    def _rename(self, batch: list[Ready]) -> dict[Ready, Stamp]:
+        """In a thread: rename all that are synced, then sync each folder once, then remember."""
+        stamps: dict[Ready, Stamp] = {}
+        folders: dict[Path, list[Ready]] = {}
+        for ready in batch:
+            if ready.error is None:
+                try:
+                    stamps[ready] = _rename_one(ready)
+                    folders.setdefault(ready.file.order.placement.final.parent, []).append(ready)
+                except HaulError as error:
+                    ready.error = error
+            if ready.error is not None:
+                _discard(ready)
+            ready.part.close()
+        for folder, members in folders.items():
+            try:
+                with storage_errors(f"syncing {folder}"):
+                    osfile.sync_folder(folder)
+            except HaulError as error:
+                for ready in members:
+                    ready.error = error
+                    del stamps[ready]
+        self._context.index.remember(
+            Entry(ready.file.order.placement.final, stamp, _known(ready))
+            for ready, stamp in stamps.items()
+        )
+        return stamps
+
+
+def _rename_one(ready: Ready) -> Stamp:
+    placement = ready.file.order.placement
+    with storage_errors(f"publishing {placement.final}"):
+        check_unchanged(placement.final, placement.replaces)
+        ready.part.check_released()
+        os.replace(ready.part.path, placement.final)
+        return Stamp.of(placement.final.lstat())
+
+
+def _discard(ready: Ready) -> None:
+    osfile.remove_quietly(ready.part.path)
+    ready.part.close()
+
+
+def _known(ready: Ready) -> Known:
+    file = ready.file.order.file
+    return Known(ready.digest, file.validator if file.sha256 is None else None, ours=True)

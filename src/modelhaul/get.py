@@ -1,0 +1,227 @@
+"""The use case `get`: one file from plain URLs, all of them sources of the same bytes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+
+from modelhaul.core.origin import shown
+from modelhaul.core.repo import RemoteFile, Source, sha256_or_none
+from modelhaul.core.span import Span
+from modelhaul.engine.locations import Location
+from modelhaul.errors import (
+    AccessError,
+    HaulError,
+    IntegrityError,
+    NotFound,
+    ProtocolError,
+    RangeIgnored,
+    StatusError,
+    TransportError,
+    Unauthorized,
+    UsageError,
+    single_error,
+)
+from modelhaul.events import Resolved, Waiting
+from modelhaul.hubs.url import Address, Group, Probe, file_name, group, parse_address
+from modelhaul.net.api import MAX_HOPS, Patience
+from modelhaul.net.transport import Answer, Receiver, Redirect, Request
+from modelhaul.report import Report
+from modelhaul.run import Emitter, Job, Resources, execute, prepare
+from modelhaul.store.layout import SingleFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UrlWish:
+    """What `get` is asked for.
+
+    Attributes:
+        urls: sources of one file, the first one named first.
+        path: file or existing folder to write to; None: the URL's name in the current folder.
+        sha256: what the content must have; None if nobody knows.
+        headers: for the origin of the first URL only: a key may be in them.
+        force: believe no memory, and overwrite a file that is not ours.
+    """
+
+    urls: Sequence[str]
+    path: Path | None = None
+    sha256: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    force: bool = False
+
+
+async def get(resources: Resources, wish: UrlWish, emit: Emitter) -> Report:
+    """Bring one file to this machine.
+
+    Raises:
+        UsageError: no URL, a bad one, or a bad digest.
+        AccessError, TransportError, ProtocolError: no address could be read.
+        HaulError: as `modelhaul.run.execute`.
+    """
+    addresses = _addresses(wish)
+    sha256 = _digest(wish.sha256)
+    layout = await resources.threads.write(_layout, wish, addresses[0])
+    probes = await _probe_all(resources, addresses, emit)
+    groups = group(layout.name, probes, sha256)
+    emit(
+        Resolved(
+            name=shown(addresses[0].url),
+            revision=None,
+            commit=None,
+            files=1,
+            size=groups[0].file.size or 0,
+        )
+    )
+    if len(groups) > 1:
+        emit.note(
+            f"{len(addresses)} addresses do not state the same file: those that do not agree with"
+            f" {groups[0].sources[0]} are only used if it fails, from the beginning"
+        )
+    for number, members in enumerate(groups):
+        try:
+            return await _bring(resources, wish, layout, members, emit)
+        except (TransportError, ProtocolError, AccessError, IntegrityError) as error:
+            if number + 1 == len(groups):
+                raise
+            emit.note(f"{error.message}; trying {groups[number + 1].sources[0]}")
+    raise AssertionError("there is at least one group")
+
+
+async def _bring(
+    resources: Resources, wish: UrlWish, layout: SingleFile, members: Group, emit: Emitter
+) -> Report:
+    def sources(_: RemoteFile) -> tuple[Source, ...]:
+        return members.sources
+
+    job = Job(
+        name=shown(members.sources[0].url),
+        revision=None,
+        commit=None,
+        files=(members.file,),
+        layout=layout,
+        sources=sources,
+        force=wish.force,
+    )
+    return await execute(resources, await prepare(resources, job, emit), emit)
+
+
+def _addresses(wish: UrlWish) -> list[Address]:
+    if not wish.urls:
+        raise UsageError("no URL given")
+    first = parse_address(wish.urls[0], wish.headers)
+    rest = [parse_address(url, {}) for url in wish.urls[1:]]
+    return [first] + [
+        Address(other.url, other.origin, {**wish.headers, **other.credentials})
+        if other.origin == first.origin
+        else other
+        for other in rest
+    ]
+
+
+def _digest(text: str | None) -> str | None:
+    if text is None:
+        return None
+    digest = sha256_or_none(text.removeprefix("sha256:"))
+    if digest is None:
+        raise UsageError("--sha256 takes 64 hexadecimal digits")
+    return digest
+
+
+def _layout(wish: UrlWish, first: Address) -> SingleFile:
+    path = wish.path
+    if path is None:
+        return SingleFile.at(Path(file_name(first.url)))
+    if path.expanduser().is_dir():
+        return SingleFile.at(path / file_name(first.url))
+    return SingleFile.at(path)
+
+
+# -- what the addresses say ----------------------------------------------------------------------
+
+
+class _Nothing(Receiver):
+    """Takes one byte and throws it away: only the head of the answer matters."""
+
+    def __init__(self) -> None:
+        self._left = 1
+
+    def started(self, answer: Answer) -> None:
+        """The answer is the result of the request."""
+
+    def wanted(self) -> int:
+        return self._left
+
+    async def wait_buffer(self) -> memoryview:
+        return memoryview(bytearray(self._left))
+
+    def commit(self, count: int) -> None:
+        self._left -= count
+
+
+async def _probe_all(
+    resources: Resources, addresses: Sequence[Address], emit: Emitter
+) -> list[Probe]:
+    """What each address says; those that cannot be read are dropped with a note.
+
+    Raises:
+        HaulError: none could be read; this is what was wrong with the first.
+    """
+    found: dict[int, Probe] = {}
+    failed: dict[int, HaulError] = {}
+
+    async def one(number: int, address: Address) -> None:
+        try:
+            found[number] = await _probe(resources, address, emit)
+        except HaulError as error:
+            failed[number] = error
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for number, address in enumerate(addresses):
+                tasks.start_soon(one, number, address)
+    except BaseExceptionGroup as group_:
+        raise single_error(group_) from group_
+    if not found:
+        raise failed[0]
+    for error in failed.values():
+        emit.note(f"not used: {error.message}")
+    return [found[number] for number in sorted(found)]
+
+
+async def _probe(resources: Resources, address: Address, emit: Emitter) -> Probe:
+    location = Location(Source(address.url, address.origin, address.credentials))
+
+    async def once() -> Probe:
+        target = location.start()
+        for _ in range(MAX_HOPS + 1):
+            request = Request(url=target.url, headers=target.headers, span=Span(0, 1))
+            try:
+                answer = await resources.transport.fetch(request, _Nothing())
+            except RangeIgnored as whole:
+                return Probe(address, whole.size, whole.validator)
+            except StatusError as error:
+                if error.status == 416 and error.size == 0:
+                    return Probe(address, 0, None)
+                raise
+            if not isinstance(answer, Redirect):
+                return Probe(address, answer.size, answer.validator)
+            target = location.hop(answer.url)
+        raise ProtocolError(f"{shown(address.url)} redirects more than {MAX_HOPS} times")
+
+    def notify(reason: str, seconds: float) -> None:
+        emit(Waiting(reason=reason, seconds=seconds))
+
+    try:
+        return await Patience(notify=notify, chance=random.random).run(once)
+    except StatusError as error:
+        if error.status in (404, 410):
+            raise NotFound(error.message, hint="is the URL right?") from error
+        if error.status in (401, 402, 403, 407, 451):
+            raise Unauthorized(
+                error.message, hint="a token goes in with --header 'Authorization: Bearer ...'"
+            ) from error
+        raise

@@ -1,0 +1,1 @@
+"""Hubs: wire formats as pure functions, and one thin client each."""

@@ -1,0 +1,293 @@
+"""HTTP/1.1 by aiohttp: sessions, TLS, proxies, and the path for bytes that always works.
+
+aiohttp enters the client side here and nowhere else; its exceptions end here too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import time
+import zlib
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import aiohttp
+import anyio
+from yarl import URL
+
+from modelhaul.core.origin import redirect_target, shown
+from modelhaul.core.retry import Verdict, verdict
+from modelhaul.errors import (
+    CertificateError,
+    ConnectFailed,
+    ConnectionLost,
+    HaulError,
+    ProtocolError,
+    TimedOut,
+    TransportError,
+)
+from modelhaul.net import rules
+from modelhaul.net.transport import Answer, Receiver, Redirect, Request, Response
+from modelhaul.settings import Settings
+from modelhaul.version import __version__
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractCookieJar
+
+USER_AGENT = f"modelhaul/{__version__}"
+# A signed Location alone can take several kilobytes; aiohttp's default for a line is 8190.
+_MAX_HEADER = 32_768
+_READ_BUFFER = 1 << 18
+_KEEP_ALIVE = 60.0
+
+
+class HttpTransport:
+    """The `Transport` that does everything: any proxy, any loop, any server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._tls: ssl.SSLContext | None = None
+
+    # -- sessions ----------------------------------------------------------------------------
+
+    def _route(self, url: str) -> tuple[aiohttp.ClientSession, str | None]:
+        """The session for a URL and the HTTP proxy to name in the request, if any."""
+        proxy = self._settings.proxy_for(url)
+        socks = proxy if proxy is not None and proxy.lower().startswith("socks") else None
+        key = socks or ""
+        session = self._sessions.get(key)
+        if session is None:
+            session = self._sessions[key] = self._session(socks)
+        return session, None if socks else proxy
+
+    def _session(self, socks: str | None) -> aiohttp.ClientSession:
+        if self._tls is None:
+            self._tls = _tls_context(self._settings)
+        connector: aiohttp.BaseConnector
+        if socks is None:
+            # Limits are ours (`engine.lanes`): the connector must not queue behind our back.
+            connector = aiohttp.TCPConnector(
+                limit=0, ssl=self._tls, keepalive_timeout=_KEEP_ALIVE, ttl_dns_cache=60
+            )
+        else:
+            from aiohttp_socks import ProxyConnector
+
+            scheme, _, rest = socks.partition("://")
+            remote_dns = scheme.lower() in ("socks5h", "socks4a", "socks")
+            kind = "socks4" if scheme.lower().startswith("socks4") else "socks5"
+            connector = ProxyConnector.from_url(
+                f"{kind}://{rest}", rdns=remote_dns, limit=0, ssl=self._tls
+            )
+        jar: AbstractCookieJar = aiohttp.DummyCookieJar()
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=jar,
+            auto_decompress=False,
+            # The environment is read in settings.py only; aiohttp would also let ~/.netrc speak
+            # for an explicit token.
+            trust_env=False,
+            skip_auto_headers=("Accept-Encoding", "User-Agent"),
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=self._settings.connect_timeout,
+                sock_read=self._settings.idle_timeout,
+            ),
+            read_bufsize=_READ_BUFFER,
+            max_line_size=_MAX_HEADER,
+            max_field_size=_MAX_HEADER,
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections. Usable again afterwards."""
+        sessions = list(self._sessions.values())
+        self._sessions.clear()
+        with anyio.CancelScope(shield=True):
+            for session in sessions:
+                await session.close()
+
+    @contextlib.asynccontextmanager
+    async def _open(
+        self, url: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a GET and give its response; closed afterwards unless it was read to its end."""
+        session, proxy = self._route(url)
+        with _connect_errors(url), anyio.fail_after(self._settings.head_timeout):
+            response = await session.get(
+                URL(url, encoded=True),
+                headers={"User-Agent": USER_AGENT, "Accept": "*/*", **headers},
+                proxy=proxy,
+                allow_redirects=False,
+            )
+        try:
+            yield response
+        except (aiohttp.ClientError, OSError) as error:
+            raise _mapped(url, error) from error
+        finally:
+            # Without waiting: a body that was read to its end has given the connection back
+            # already, everything else must not be drained.
+            response.close()
+
+    # -- the protocol ------------------------------------------------------------------------
+
+    async def fetch(self, request: Request, receiver: Receiver) -> Answer | Redirect:
+        headers = {"Accept-Encoding": "identity", **request.headers}
+        if not request.whole:
+            headers["Range"] = request.span.http_range()
+        async with self._open(request.url, headers) as response:
+            answer = rules.judge(
+                request, response.status, _lower(response.headers), now=time.time()
+            )
+            if isinstance(answer, Redirect):
+                return answer
+            receiver.started(answer)
+            await _pump(response, request, answer, receiver)
+            return answer
+
+    async def call(
+        self, url: str, *, headers: Mapping[str, str], limit: int
+    ) -> Response | Redirect:
+        async with self._open(url, {"Accept-Encoding": "gzip", **headers}) as response:
+            known = _lower(response.headers)
+            if verdict(response.status) is Verdict.REDIRECT:
+                return Redirect(redirect_target(url, known.get("location", "")))
+            body = bytearray()
+            async for data in response.content.iter_any():
+                body += data
+                if len(body) > limit:
+                    raise ProtocolError(f"{shown(url)} sends more than {limit} bytes")
+            return Response(
+                status=response.status, headers=known, body=_decoded(url, known, body, limit)
+            )
+
+
+async def _pump(
+    response: aiohttp.ClientResponse, request: Request, answer: Answer, receiver: Receiver
+) -> None:
+    """Move the body into the receiver's buffers until it ends or no more is wanted."""
+    skip = request.span.start - answer.start
+    position = answer.start
+    content = response.content
+    while receiver.wanted() > 0:
+        data = await content.readany()
+        if not data:
+            break
+        view = memoryview(data)
+        position += len(view)
+        if skip:
+            dropped = min(skip, len(view))
+            skip -= dropped
+            view = view[dropped:]
+        while view:
+            buffer = await receiver.wait_buffer()
+            if not buffer:
+                return  # more than was asked for, or the rest was given to somebody else
+            count = min(len(buffer), len(view))
+            buffer[:count] = view[:count]
+            receiver.commit(count)
+            view = view[count:]
+    end = answer.stop if answer.stop is not None else request.size
+    if receiver.wanted() == 0:
+        if answer.framed and position == end and await content.readany():
+            # The parser has seen the end of the message and gives the connection back, or not:
+            raise ProtocolError(f"{shown(request.url)} sends more than {end} bytes")
+    elif answer.stop is not None and position < answer.stop:
+        raise ConnectionLost(
+            f"{shown(request.url)} stopped after {position - answer.start} bytes"
+            f" of {answer.stop - answer.start}"
+        )
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers by lower-case name; of repeated ones the first counts, as everywhere else.
+
+    A repeated Content-Length that disagrees never comes here: the parser refuses it.
+    """
+    found: dict[str, str] = {}
+    for name, value in headers.items():
+        found.setdefault(name.lower(), value)
+    return found
+
+
+def _decoded(url: str, headers: Mapping[str, str], body: bytearray, limit: int) -> bytes:
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding in ("", "identity"):
+        return bytes(body)
+    if coding not in ("gzip", "x-gzip"):
+        raise ProtocolError(f"{shown(url)} sends a body with {coding} encoding")
+    inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        data = inflater.decompress(bytes(body), limit + 1)
+    except zlib.error as error:
+        raise ProtocolError(f"{shown(url)} sends a damaged gzip body ({error})") from None
+    if len(data) > limit or not inflater.eof:
+        raise ProtocolError(f"{shown(url)} sends more than {limit} bytes, or a cut body")
+    return data
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file, capath=settings.ca_folder)
+    except OSError as error:
+        raise CertificateError(
+            f"the certificates in {settings.ca_file or settings.ca_folder} cannot be read"
+            f" ({error.strerror or error})",
+            hint="check SSL_CERT_FILE, SSL_CERT_DIR, REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE",
+        ) from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+@contextlib.contextmanager
+def _connect_errors(url: str) -> Iterator[None]:
+    """Turn what can go wrong before the head of an answer into our errors."""
+    try:
+        yield
+    except HaulError:
+        raise
+    except (aiohttp.ClientError, OSError, EOFError, ValueError) as error:
+        raise _mapped(url, error) from error
+    except Exception as error:
+        # The SOCKS library, imported only when it is used, has errors of its own without a public
+        # base; everything else here is a bug and goes on.
+        if not type(error).__module__.startswith("python_socks"):
+            raise
+        raise ConnectFailed(f"the SOCKS proxy fails for {shown(url)}: {error}") from error
+
+
+def _mapped(url: str, error: Exception) -> HaulError:
+    where = shown(url)
+    cause = getattr(error, "os_error", None) or error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError) or isinstance(
+        cause, ssl.SSLCertVerificationError
+    ):
+        reason = getattr(cause, "verify_message", "") or "certificate verify failed"
+        return CertificateError(
+            f"{where} is not trusted: {reason}",
+            hint="if the site has its own authority, name its file in SSL_CERT_FILE",
+        )
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return ConnectFailed(
+            f"no address known for the host of {where}", hint="check the name and the network"
+        )
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return ConnectFailed(f"no connection to {where} in time")
+    if isinstance(error, TimeoutError):
+        return TimedOut(f"{where} says nothing any more")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return ConnectFailed(f"the proxy refuses {where}: {error.status} {error.message}")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        text = getattr(cause, "strerror", None) or str(cause)
+        return ConnectFailed(f"no connection to {where}: {text}")
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | OSError):
+        return ConnectionLost(f"{where} closed the connection")
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+        return ProtocolError(f"{where} is not a usable address")
+    if isinstance(error, aiohttp.ClientResponseError | ValueError):
+        return ProtocolError(f"{where} does not speak HTTP: {_one_line(str(error))}")
+    return TransportError(f"{where}: {_one_line(str(error)) or type(error).__name__}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]

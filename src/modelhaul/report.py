@@ -1,0 +1,104 @@
+"""What `download()` and `get()` return, and the error that carries it when files are missing.
+
+A report is an `os.PathLike`: pass it wherever the path of the result is wanted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from modelhaul.errors import HaulError
+
+How = Literal["fetched", "kept", "copied", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileResult:
+    """One file of a run.
+
+    Attributes:
+        path: path inside the repository, with `/`.
+        final: where the file stands on this machine.
+        how: `fetched` over the network, `kept` because it was there and proven, `copied` from
+            another file of the same run with the same digest, or `failed`.
+        size: bytes.
+        sha256: digest of the content in hex, proven or computed here; None if not known.
+        verified: the digest was stated by the hub or the caller, and the bytes have it.
+        fetched: payload bytes received over the network, repeats included.
+        reused: bytes that lay on disk already and were not fetched.
+        proof_seconds: seconds from the last byte to the verdict; None if nothing was fetched.
+        sources: where the bytes came from, as `scheme://host[:port]`.
+        error: why it failed, or None.
+    """
+
+    path: str
+    final: str
+    how: How
+    size: int
+    sha256: str | None = None
+    verified: bool = False
+    fetched: int = 0
+    reused: int = 0
+    proof_seconds: float | None = None
+    sources: tuple[str, ...] = ()
+    error: HaulError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a run did.
+
+    Attributes:
+        path: the folder (or, from `get`, the file) that holds the result.
+        name: `owner/name`, or the URL without its query.
+        revision: what was asked for, None for plain URLs.
+        commit: what it was resolved to, None where the server cannot say.
+        files: one result per file, in the order of the listing.
+        seconds: duration of the run.
+        connections: most connections that were open at once.
+        notes: what a person may want to know: left-over parts, files gone upstream.
+    """
+
+    path: str
+    name: str
+    revision: str | None
+    commit: str | None
+    files: tuple[FileResult, ...]
+    seconds: float
+    connections: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def fetched(self) -> int:
+        """Payload bytes received over the network."""
+        return sum(file.fetched for file in self.files)
+
+    @property
+    def reused(self) -> int:
+        """Bytes that lay on disk already."""
+        return sum(file.reused for file in self.files)
+
+    @property
+    def verified(self) -> bool:
+        """Every file has the digest that the hub or the caller stated."""
+        return all(file.verified for file in self.files)
+
+    def __fspath__(self) -> str:
+        return self.path
+
+
+class Incomplete(HaulError):
+    """Some files arrived and some did not. Progress is kept; `report` says which is which."""
+
+    exit_code = 3
+    retryable = True
+
+    def __init__(self, message: str, *, report: Report, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.report = report

@@ -1,0 +1,523 @@
+"""What every download does once its files are known: look, decide, check room, run, report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+
+from modelhaul.core import names
+from modelhaul.core.pace import Throttle
+from modelhaul.core.plan import Action, FilePlan, Found, Plan, Presence, decide, share
+from modelhaul.core.repo import RemoteFile, Source
+from modelhaul.core.units import size_text
+from modelhaul.engine.buffers import BufferPool
+from modelhaul.engine.context import Options
+from modelhaul.engine.driver import Engine
+from modelhaul.engine.lanes import Lanes
+from modelhaul.engine.task import Order, Placement
+from modelhaul.engine.threads import Threads
+from modelhaul.errors import DiskFull, HaulError, Occupied, UnsafeName, single_error
+from modelhaul.events import (
+    Checking,
+    Event,
+    FileDone,
+    FileFailed,
+    Finished,
+    Listener,
+    Note,
+    Planned,
+    Progress,
+    Statistics,
+)
+from modelhaul.net.transport import Transport
+from modelhaul.report import FileResult, Incomplete, Report
+from modelhaul.settings import Settings
+from modelhaul.store import claim, mounts, osfile, presence
+from modelhaul.store.index import ProvenIndex
+from modelhaul.store.layout import Layout
+from modelhaul.store.marker import Marker
+from modelhaul.store.presence import Sight
+
+log = logging.getLogger("modelhaul")
+
+#: Files looked at per thread call.
+_LOOK_AT_ONCE = 2000
+#: Room that is left to others: folders, journals, the file system's own books.
+_SPARE = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a client owns and its runs share."""
+
+    settings: Settings
+    transport: Transport
+    lanes: Lanes
+    pool: BufferPool
+    threads: Threads
+    throttle: Throttle | None
+    index: ProvenIndex
+
+
+class Emitter:
+    """Hands events to the listener; a listener that raises is logged once and changes nothing."""
+
+    def __init__(self, listener: Listener | None) -> None:
+        self._listener = listener
+        self._complained = False
+        self.notes: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Note):
+            self.notes.append(event.message)
+        if self._listener is None:
+            return
+        try:
+            self._listener(event)
+        except Exception:
+            # It is not our code, and a broken view must not cost a download.
+            if not self._complained:
+                self._complained = True
+                log.exception("the event listener failed; the download goes on")
+
+    def note(self, message: str) -> None:
+        """Tell something that a person may want to know."""
+        self(Note(message=message))
+
+    @property
+    def listening(self) -> bool:
+        """Whether anybody wants events."""
+        return self._listener is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A download whose files are known.
+
+    Attributes:
+        name: what people call it.
+        revision, commit: of a repository, else None.
+        files: what is wanted.
+        layout: where it lands.
+        sources: where the bytes of a file can be had.
+        force: believe no memory, and overwrite files that are not ours.
+    """
+
+    name: str
+    revision: str | None
+    commit: str | None
+    files: Sequence[RemoteFile]
+    layout: Layout
+    sources: Callable[[RemoteFile], tuple[Source, ...]]
+    force: bool
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A job with its plan: all that is needed to run it."""
+
+    job: Job
+    plan: Plan
+    sights: Mapping[str, Sight]
+    refused: dict[str, HaulError] = field(default_factory=dict)
+
+
+async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
+    """Compare what is wanted with what is there. Changes nothing on disk but memory.
+
+    Raises:
+        StorageError: the disk cannot be read.
+    """
+    refused = await _unsafe(resources, job)
+    wanted = [file for file in job.files if file.path not in refused]
+    sights = await _look(resources, job, wanted)
+    same = await _prove(resources, job, wanted, sights, emit)
+    recorded = await resources.threads.write(_recorded, job.layout, wanted)
+    plans: list[FilePlan] = []
+    for file in wanted:
+        sight = sights[file.path]
+        seen = Presence(
+            found=sight.found,
+            same=file.path in same,
+            ours=sight.known is not None and sight.known.ours,
+            recorded=recorded.get(file.path, 0),
+        )
+        plans.append(decide(file, seen, owned=job.layout.owned, force=job.force))
+    plan = Plan(tuple(share(plans)))
+    emit(Planned(files=len(job.files), fetch=plan.fetch, reuse=plan.reuse))
+    return Prepared(job, plan, sights, refused)
+
+
+async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
+    """Bring the files of a plan.
+
+    Raises:
+        Occupied: files that are not ours stand in the way; nothing was fetched.
+        DiskFull: there is not enough room; nothing was fetched.
+        Incomplete: some files could not be had; the others are there.
+        HaulError: the only file, or the run as a whole, failed like this.
+    """
+    started = time.monotonic()
+    job, layout = prepared.job, prepared.job.layout
+    _check_occupied(prepared)
+    await _check_room(resources, prepared)
+    state, locks = await resources.threads.write(_state_of, layout)
+    orders = _orders(prepared, state)
+    burst = layout.owned and prepared.plan.replaces
+    marker = Marker.of(state, layout.root)
+    if await resources.threads.write(marker.exists):
+        emit.note(f"an earlier update of {layout.shown} was interrupted while it was published")
+
+    def before_burst() -> None:
+        marker.set(label=job.name, commit=job.commit)
+
+    async def recheck(order: Order) -> bool:
+        return await _is_there(resources, order)
+
+    engine = Engine(
+        transport=resources.transport,
+        lanes=resources.lanes,
+        pool=resources.pool,
+        threads=resources.threads,
+        throttle=resources.throttle,
+        index=resources.index,
+        options=_options(resources.settings, burst=burst),
+        emit=emit,
+        recheck=recheck,
+        locks=locks,
+        token=f"{os.getpid():x}-{time.time_ns():x}",
+        before_burst=before_burst,
+    )
+    results = {path: _failed(job, path, error) for path, error in prepared.refused.items()}
+    for path, error in prepared.refused.items():
+        emit(FileFailed(path=path, message=error.message, hint=error.hint))
+    for plan in prepared.plan:
+        if plan.action is Action.KEEP:
+            results[plan.file.path] = kept = _kept(prepared, plan)
+            engine.meter.keep(kept.size)
+            emit(_done(kept))
+    replaced = [plan.file.path for plan in prepared.plan if plan.replaces]
+    if orders:
+        await resources.threads.write(layout.before, replaced)
+    results |= {result.path: result for result in await engine.run(orders)}
+    in_place = [file for file in job.files if results[file.path].error is None]
+    if orders or in_place:
+        await resources.threads.write(layout.after, in_place)
+    complete = len(in_place) == len(job.files)
+    if complete:
+        await resources.threads.write(marker.clear)
+    await resources.threads.write(_tidy, layout, emit)
+    report = Report(
+        path=str(layout.shown),
+        name=job.name,
+        revision=job.revision,
+        commit=job.commit,
+        files=tuple(results[file.path] for file in job.files),
+        seconds=time.monotonic() - started,
+        connections=engine.meter.most_connections,
+        notes=tuple(emit.notes),
+    )
+    if not complete:
+        raise _incomplete(report)
+    emit(
+        Finished(
+            path=report.path,
+            size=report.size,
+            fetched=report.fetched,
+            reused=report.reused,
+            seconds=report.seconds,
+            verified=report.verified,
+        )
+    )
+    return report
+
+
+def _options(settings: Settings, *, burst: bool) -> Options:
+    return Options(
+        files_at_once=settings.files_at_once,
+        patience=settings.patience,
+        idle_timeout=settings.idle_timeout,
+        reserve=settings.reserve,
+        burst=burst,
+    )
+
+
+# -- looking -----------------------------------------------------------------------------------
+
+
+async def _unsafe(resources: Resources, job: Job) -> dict[str, HaulError]:
+    """Files whose names must not or cannot be written, each with its error."""
+    windows = sys.platform == "win32"
+    refused: dict[str, HaulError] = {}
+    for file in job.files:
+        why = names.fault(file.path, windows=windows, reserved=job.layout.reserved)
+        if why is not None:
+            refused[file.path] = _unsafe_name(file.path, why)
+    paths = [file.path for file in job.files if file.path not in refused]
+    clashes = names.collisions(paths, fold=True)
+    if clashes:
+        # Only now is it worth asking the file system whether it cares.
+        existing = osfile.nearest_existing(job.layout.root)
+        if not await resources.threads.write(osfile.folds_names, existing):
+            clashes = names.collisions(paths, fold=False)
+    for path, why in clashes.items():
+        refused[path] = _unsafe_name(path, why)
+    return refused
+
+
+def _unsafe_name(path: str, why: str) -> UnsafeName:
+    printable = "".join(char if char.isprintable() else "?" for char in path)[:200]
+    return UnsafeName(f"refused to write {printable!r}: {why}")
+
+
+async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> dict[str, Sight]:
+    sights: dict[str, Sight] = {}
+
+    def look(some: Sequence[RemoteFile]) -> None:
+        for file in some:
+            final = job.layout.final(file.path)
+            sights[file.path] = presence.look(final, file, resources.index, trust=not job.force)
+
+    for at in range(0, len(files), _LOOK_AT_ONCE):
+        await resources.threads.write(look, files[at : at + _LOOK_AT_ONCE])
+    return sights
+
+
+async def _prove(
+    resources: Resources,
+    job: Job,
+    files: Sequence[RemoteFile],
+    sights: Mapping[str, Sight],
+    emit: Emitter,
+) -> set[str]:
+    """Paths that hold the wanted content; what only hashing can tell is hashed."""
+    same = {file.path for file in files if sights[file.path].verdict is True}
+    doubtful = [file for file in files if sights[file.path].verdict is None]
+    if not doubtful:
+        return same
+    total = sum(file.size or 0 for file in doubtful)
+    emit(Checking(files=len(doubtful), size=total))
+    hashed = 0
+
+    def check(count: int) -> None:
+        nonlocal hashed
+        hashed += count
+        resources.threads.check_cancelled()
+
+    async def prove(file: RemoteFile) -> None:
+        final = job.layout.final(file.path)
+
+        def call() -> bool:
+            return presence.prove(final, file, resources.index, check=check)
+
+        if await resources.threads.hash(call):
+            same.add(file.path)
+
+    async def show() -> None:
+        while True:
+            await anyio.sleep(0.25)
+            emit(
+                Progress(
+                    statistics=Statistics(
+                        total=total, done=hashed, verified=hashed, files=len(doubtful)
+                    )
+                )
+            )
+
+    try:
+        async with anyio.create_task_group() as beat:
+            if emit.listening:
+                beat.start_soon(show)
+            async with anyio.create_task_group() as group:
+                for file in doubtful:
+                    group.start_soon(prove, file)
+            beat.cancel_scope.cancel()
+    except BaseExceptionGroup as failed:
+        raise single_error(failed) from failed
+    return same
+
+
+def _recorded(layout: Layout, files: Iterable[RemoteFile]) -> dict[str, int]:
+    """Bytes of each file that unfinished parts hold."""
+    state = layout.state
+    if not state.is_dir():
+        return {}
+    return {
+        file.path: count
+        for file in files
+        if file.identity is not None
+        and file.size
+        and (count := claim.recorded(state, identity=file.identity, size=file.size))
+    }
+
+
+async def _is_there(resources: Resources, order: Order) -> bool:
+    """Whether somebody else has put the wanted content in its place meanwhile."""
+
+    def call() -> bool:
+        sight = presence.look(order.placement.final, order.file, resources.index, trust=True)
+        if sight.verdict is not None:
+            return sight.verdict
+        return presence.prove(order.placement.final, order.file, resources.index)
+
+    return await resources.threads.hash(call)
+
+
+# -- checking ----------------------------------------------------------------------------------
+
+
+def _check_occupied(prepared: Prepared) -> None:
+    refused = [plan for plan in prepared.plan if plan.action is Action.REFUSE]
+    if not refused:
+        return
+    first = refused[0]
+    final = prepared.job.layout.final(first.file.path)
+    more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+    forcible = not any(
+        prepared.sights[plan.file.path].found in (Found.FOLDER, Found.OTHER) for plan in refused
+    )
+    raise Occupied(
+        f"{final}: {first.reason}{more}; nothing was fetched",
+        hint="move it away, choose another folder, or overwrite it with --force"
+        if forcible
+        else "move it away or choose another folder",
+    )
+
+
+async def _check_room(resources: Resources, prepared: Prepared) -> None:
+    """Refuse a plan that cannot fit; what parts occupy already is counted."""
+    layout = prepared.job.layout
+
+    def call() -> tuple[int, int]:
+        need = 0
+        state = layout.state
+        for plan in prepared.plan:
+            file = plan.file
+            if plan.action not in (Action.FETCH, Action.COPY) or not file.size:
+                continue
+            need += file.size
+            if plan.reuse and plan.action is Action.FETCH and file.identity is not None:
+                there = claim.stored(state, identity=file.identity, size=file.size)
+                need -= min(file.size, there)
+        return need, presence.room(layout.root)
+
+    need, have = await resources.threads.write(call)
+    if need and need + _SPARE > have:
+        raise DiskFull(
+            f"not enough room at {layout.shown}: {size_text(need)} needed, {size_text(have)} free;"
+            " nothing was fetched",
+            hint="make room, choose another folder, or fetch fewer files with --include",
+        )
+
+
+def _state_of(layout: Layout) -> tuple[Path, bool]:
+    """The state folder, and whether locks hold on its file system."""
+    state = layout.state
+    return state, mounts.locks_hold(osfile.nearest_existing(state))
+
+
+def _orders(prepared: Prepared, state: Path) -> list[Order]:
+    job, layout = prepared.job, prepared.job.layout
+    kept = {
+        plan.file.sha256: layout.final(plan.file.path)
+        for plan in prepared.plan
+        if plan.action is Action.KEEP and plan.file.sha256 is not None
+    }
+    orders = []
+    for plan in prepared.plan:
+        if plan.action not in (Action.FETCH, Action.COPY):
+            continue
+        final = layout.final(plan.file.path)
+        placement = Placement(
+            final=final,
+            root=layout.root,
+            relative=final.relative_to(layout.root).as_posix(),
+            state=state,
+            replaces=prepared.sights[plan.file.path].stamp,
+        )
+        fetch = plan.action is Action.FETCH
+        digest = plan.file.sha256
+        orders.append(
+            Order(
+                plan=plan,
+                placement=placement,
+                sources=job.sources(plan.file) if fetch else (),
+                label=f"{job.name}: {plan.file.path}" if plan.file.path != job.name else job.name,
+                copy_from=None if fetch or digest is None else kept.get(digest),
+            )
+        )
+    return orders
+
+
+# -- reporting ---------------------------------------------------------------------------------
+
+
+def _kept(prepared: Prepared, plan: FilePlan) -> FileResult:
+    file, known = plan.file, prepared.sights[plan.file.path].known
+    size = file.size or 0
+    return FileResult(
+        path=file.path,
+        final=str(prepared.job.layout.final(file.path)),
+        how="kept",
+        size=size,
+        sha256=file.sha256 or (known.sha256 if known else None),
+        verified=file.sha256 is not None,
+        reused=size,
+    )
+
+
+def _failed(job: Job, path: str, error: HaulError) -> FileResult:
+    return FileResult(path=path, final="", how="failed", size=0, error=error)
+
+
+def _done(result: FileResult) -> FileDone:
+    return FileDone(
+        path=result.path,
+        size=result.size,
+        how=result.how,
+        sha256=result.sha256,
+        verified=result.verified,
+    )
+
+
+def _tidy(layout: Layout, emit: Emitter) -> None:
+    """Remove the state folder if it is empty; say what older runs left in it."""
+    state = layout.state
+    if not state.is_dir():
+        return
+    left = [work for work in claim.unfinished(state) if not work.busy]
+    if left:
+        size = sum(work.stored for work in left)
+        emit.note(
+            f"{len(left)} unfinished parts of earlier runs ({size_text(size)}) are in {state}:"
+            " `modelhaul parts` lists them, `modelhaul clean` removes them"
+        )
+    try:
+        state.rmdir()
+    except OSError:
+        return  # somebody works there, or something was left
+
+
+def _incomplete(report: Report) -> HaulError:
+    """The error for a report with failures; of a single file, the file's own."""
+    failed = [result for result in report.files if result.error is not None]
+    first = failed[0].error
+    assert first is not None
+    kinds: Collection[type] = {type(result.error) for result in failed}
+    if len(failed) == len(report.files) and len(kinds) == 1:
+        first.message += f" ({len(failed) - 1} more files likewise)" if len(failed) > 1 else ""
+        return first
+    error = Incomplete(
+        f"{len(failed)} of {len(report.files)} files could not be had; first {first.message}",
+        report=report,
+        hint=first.hint or "run the same command again: what arrived is kept",
+    )
+    error.__cause__ = first
+    return error

@@ -1,0 +1,1 @@
+"""The embedded hub: serves folders to modelhaul and to the official clients."""

@@ -1,0 +1,387 @@
+"""Our right to put one file together: its part, its journal, and what of it counts. Blocks.
+
+Where locks hold, part and journal have one name per content and the lock of the journal decides
+who works on them; the others wait and then find the file complete, or take the orphan over. Where
+locks may lie, each process has a part of its own and copies what others have, checked by CRC: a
+lying lock then costs a local copy or some bandwidth, never data and never the resume.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from zlib import crc32
+
+from modelhaul.core import journal as format_
+from modelhaul.core.journal import Have, Header, JournalUnreadable, Record, Void
+from modelhaul.core.span import Span, SpanSet
+from modelhaul.store import osfile
+from modelhaul.store.journalfile import JournalFile, parse_journal
+from modelhaul.store.osfile import storage_errors
+from modelhaul.store.sink import PartFile
+
+PART = ".part"
+JOURNAL = ".journal"
+ASIDE = ".aside"
+# Parts of other processes that nobody has touched for this long are taken for dead.
+ORPHAN_SECONDS = 7 * 86_400
+_READ = 1 << 20
+
+
+@dataclass(slots=True)
+class Claim:
+    """A part and its journal that are ours until `close()` or `discard()`.
+
+    Attributes:
+        have: bytes that count: vouched for, or compared with their CRC just now.
+        runs: whole runs with CRC and source, for finding local damage later.
+        notes: what a person may want to know (something was set aside, adopted, lost).
+    """
+
+    part: PartFile
+    journal: JournalFile
+    have: SpanSet
+    runs: list[Have] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def open(self) -> bool:
+        """Whether it is still ours."""
+        return self.part.open
+
+    def discard(self) -> None:
+        """Remove part and journal: what they hold is worthless or published already.
+
+        The part goes first: a journal without its part is void, a part without its journal would
+        be a file that nothing explains.
+        """
+        with storage_errors(f"removing {self.part.path}"):
+            osfile.remove_quietly(self.part.path)
+            osfile.remove_quietly(self.journal.path)
+        self.close()
+
+    def finished(self) -> None:
+        """The part was renamed to its final name: the journal goes."""
+        with storage_errors(f"removing {self.journal.path}"):
+            osfile.remove_quietly(self.journal.path)
+        self.close()
+
+    def close(self) -> None:
+        """Close both files and give up the lock. Part and journal stay for the next run."""
+        self.part.close()
+        self.journal.close()
+
+
+def part_name(identity: str, size: int) -> str:
+    """The short name under which a file is put together, the same for the same content."""
+    return hashlib.sha256(f"{identity}\n{size}".encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a claim is for.
+
+    Attributes:
+        identity: `RemoteFile.identity`.
+        size: bytes of the whole file.
+        label: how people call the file.
+        chunk: planning grid in bytes; only used to size the journal.
+        reserve: really allocate the part's blocks.
+    """
+
+    identity: str
+    size: int
+    label: str
+    chunk: int
+    reserve: bool = False
+
+
+def claim(folder: Path, wanted: Wanted, *, locks: bool, token: str = "") -> Claim | None:
+    """Open or create the part and the journal of a file in `folder`, which exists.
+
+    Args:
+        folder: the state folder, on the file system of the target.
+        wanted: the file.
+        locks: locks hold on this file system.
+        token: makes names unique where they do not.
+
+    Returns:
+        None if another process works on this file: ask again later.
+
+    Raises:
+        StorageError: the disk failed.
+    """
+    stem = part_name(wanted.identity, wanted.size)
+    mine = stem if locks else f"{stem}.{token}"
+    journal = JournalFile.open(folder / (mine + JOURNAL))
+    try:
+        if locks and not journal.try_lock():
+            journal.close()
+            return None
+        entered = _enter(journal, folder / (mine + PART), wanted)
+    except BaseException:
+        journal.close()
+        raise
+    try:
+        _adopt(folder, stem, entered)
+    except BaseException:
+        entered.close()
+        raise
+    return entered
+
+
+def _enter(journal: JournalFile, part_path: Path, wanted: Wanted) -> Claim:
+    """Continue what the journal describes, or begin anew."""
+    notes: list[str] = []
+    try:
+        slots = journal.resume()
+    except JournalUnreadable as error:
+        notes.append(_set_aside(journal, part_path, str(error)))
+        slots = None
+    if slots is not None:
+        header = journal.header
+        if (header.identity, header.size) != (wanted.identity, wanted.size):
+            notes.append(_set_aside(journal, part_path, "it belongs to another file"))
+        else:
+            part = PartFile.reopen(part_path)
+            # Without a part the journal is void: it was published and the removal of the journal
+            # was lost, or somebody removed it.
+            if part is not None:
+                try:
+                    return _resume(journal, slots, part, notes)
+                except BaseException:
+                    part.close()
+                    raise
+    part = PartFile.create(part_path, wanted.size, reserve=wanted.reserve)
+    try:
+        part.barrier()
+        nonce = os.urandom(format_.NONCE_SIZE)
+        journal.create(
+            Header(wanted.identity, wanted.size, part.inode, nonce, wanted.label),
+            slots=format_.slots_for(wanted.size, wanted.chunk),
+        )
+        with storage_errors(f"syncing {part_path.parent}"):
+            osfile.sync_folder(part_path.parent)
+    except BaseException:
+        part.close()
+        raise
+    return Claim(part, journal, SpanSet(), notes=notes)
+
+
+def _resume(
+    journal: JournalFile, slots: list[Record | None], part: PartFile, notes: list[str]
+) -> Claim:
+    """Decide what of a part counts: what was vouched for, and what has its CRC."""
+    header = journal.header
+    ledger = format_.replay(slots)
+    trusted = (part.inode, part.size) == (header.inode, header.size)
+    have = ledger.durable.copy() if trusted else SpanSet()
+    good, bad = _check(part, ledger.claims if trusted else ledger.runs)
+    for run in good:
+        have.add(run.span)
+    if part.size != header.size:
+        part.resize(header.size)
+    void = SpanSet(run.span for run in bad)
+    for span in have:
+        void.remove(span)
+    journal.append([Void(span) for span in void])
+    runs = [run for run in ledger.runs if have.covers(run.span)]
+    return Claim(part, journal, have, runs, notes)
+
+
+def _check(part: PartFile, runs: tuple[Have, ...]) -> tuple[list[Have], list[Have]]:
+    """Split runs into those whose bytes in the part have their CRC and the others."""
+    good: list[Have] = []
+    bad: list[Have] = []
+    buffer = memoryview(bytearray(_READ))
+    for run in runs:
+        same = crc_of(part, run.span, buffer) == run.crc
+        (good if same else bad).append(run)
+    return good, bad
+
+
+def crc_of(part: PartFile, span: Span, buffer: memoryview) -> int | None:
+    """CRC-32 of a span of the part as it is on disk; None if the part ends before it."""
+    crc = 0
+    at = span.start
+    while at < span.stop:
+        view = buffer[: min(len(buffer), span.stop - at)]
+        if part.read_into(view, at) < len(view):
+            return None
+        crc = crc32(view, crc)
+        at += len(view)
+    return crc
+
+
+def _set_aside(journal: JournalFile, part_path: Path, reason: str) -> str:
+    """Keep what we cannot use, under another name; returns a note about it.
+
+    The journal's bytes are copied, not renamed: the lock must stay on the file of that name.
+    """
+    number = 0
+    while (aside := part_path.with_name(f"{part_path.name}{ASIDE}{number}")).exists():
+        number += 1
+    content = journal.content()
+    with storage_errors(f"setting aside {part_path}"):
+        aside.with_name(f"{aside.name}{JOURNAL}").write_bytes(content)
+        with contextlib.suppress(FileNotFoundError):
+            part_path.rename(aside)
+    return f"an unfinished part was set aside as {aside} ({reason}); `modelhaul clean` removes it"
+
+
+def _adopt(folder: Path, stem: str, mine: Claim) -> None:
+    """Copy what other processes' parts of the same content have and ours has not."""
+    for journal_path in sorted(folder.glob(f"{stem}.*{JOURNAL}")):
+        if journal_path == mine.journal.path:
+            continue
+        part_path = journal_path.with_name(journal_path.name.removesuffix(JOURNAL) + PART)
+        copied = _copy_runs(journal_path, part_path, mine)
+        if copied:
+            mine.notes.append(f"{copied} bytes were taken over from {part_path.name}")
+        with contextlib.suppress(FileNotFoundError):
+            age = time.time() - journal_path.stat().st_mtime
+            if age > ORPHAN_SECONDS:
+                osfile.remove_quietly(part_path)
+                osfile.remove_quietly(journal_path)
+
+
+def _copy_runs(journal_path: Path, part_path: Path, mine: Claim) -> int:
+    header, runs = read_runs(journal_path)
+    if header is None or (header.identity, header.size) != (
+        mine.journal.header.identity,
+        mine.journal.header.size,
+    ):
+        return 0
+    other = PartFile.reopen(part_path)
+    if other is None:
+        return 0
+    copied = 0
+    try:
+        for run in runs:
+            if mine.have.overlaps(run.span):
+                continue
+            # Read once, check that very copy, write it: the other process may still be writing.
+            data = memoryview(bytearray(run.span.length))
+            if other.read_into(data, run.span.start) < len(data) or crc32(data) != run.crc:
+                continue
+            mine.part.write_at(data, run.span.start)
+            mine.journal.append([run])
+            mine.have.add(run.span)
+            mine.runs.append(run)
+            copied += run.span.length
+    finally:
+        other.close()
+    return copied
+
+
+def read_runs(journal_path: Path) -> tuple[Header | None, tuple[Have, ...]]:
+    """Header and whole runs of a journal that is not ours; (None, ()) if it cannot be read."""
+    try:
+        header, slots, _ = parse_journal(journal_path.read_bytes())
+    except (OSError, JournalUnreadable):
+        return None, ()
+    return header, format_.replay(slots).runs
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """One piece of unfinished work in a state folder.
+
+    Attributes:
+        stem: file name without its ending.
+        label: what it is, in words; the file name if nothing better is known.
+        size: bytes of the whole file; None if not known.
+        have: bytes that are recorded.
+        stored: bytes it takes on the disk.
+        age: seconds since it was last touched.
+        busy: a running process works on it (only known where locks hold).
+        paths: the files it consists of.
+    """
+
+    stem: str
+    label: str
+    size: int | None
+    have: int
+    stored: int
+    age: float
+    busy: bool
+    paths: tuple[Path, ...]
+
+
+def unfinished(folder: Path) -> Iterator[Unfinished]:
+    """What lies in a state folder, without changing anything.
+
+    Raises:
+        StorageError: the folder cannot be read.
+    """
+    groups: dict[str, list[Path]] = {}
+    with storage_errors(f"reading {folder}"):
+        names = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in names:
+        if path.is_file():
+            groups.setdefault(path.name.removesuffix(PART).removesuffix(JOURNAL), []).append(path)
+    for stem, paths in groups.items():
+        journal = folder / (stem + JOURNAL)
+        header, runs = read_runs(journal) if journal in paths else (None, ())
+        statuses = []
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                statuses.append(path.stat())
+        if not statuses:
+            continue
+        yield Unfinished(
+            stem=stem,
+            label=header.label if header and header.label else stem,
+            size=header.size if header else None,
+            have=SpanSet(run.span for run in runs).total,
+            stored=sum(getattr(status, "st_blocks", 0) * 512 for status in statuses),
+            age=max(0.0, time.time() - max(status.st_mtime for status in statuses)),
+            busy=_is_busy(journal),
+            paths=tuple(paths),
+        )
+
+
+def _is_busy(journal: Path) -> bool:
+    try:
+        fd = os.open(journal, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not osfile.try_lock(fd)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def recorded(folder: Path, *, identity: str, size: int) -> int:
+    """Bytes that an earlier run recorded for this content; for plans, without opening for write.
+
+    An upper bound: what is not vouched for is checked only when the file is claimed.
+    """
+    stem = part_name(identity, size)
+    have = SpanSet()
+    for journal in (folder / (stem + JOURNAL), *sorted(folder.glob(f"{stem}.*{JOURNAL}"))):
+        part = journal.with_name(journal.name.removesuffix(JOURNAL) + PART)
+        header, runs = read_runs(journal)
+        if header is None or (header.identity, header.size) != (identity, size):
+            continue
+        if not part.exists():
+            continue
+        for run in runs:
+            have.add(run.span)
+    return have.total
+
+
+def stored(folder: Path, *, identity: str, size: int) -> int:
+    """Bytes of disk that the part of this content occupies already."""
+    try:
+        status = (folder / (part_name(identity, size) + PART)).stat()
+    except OSError:
+        return 0
+    return getattr(status, "st_blocks", 0) * 512

@@ -1,0 +1,163 @@
+"""The journal on disk: appends records of `core.journal` and syncs them. Blocks.
+
+Its space is allocated when it is made, so that a full disk cannot stop it from saying what is
+there; it grows by allocating more.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from modelhaul.core import journal as format_
+from modelhaul.core.journal import Header, Record, Synced
+from modelhaul.core.span import Span
+from modelhaul.store import osfile
+from modelhaul.store.osfile import storage_errors
+
+_GROW = 1024  # slots
+
+
+class JournalFile:
+    """A journal file, open and perhaps still empty. Owns its descriptor, and with it the lock.
+
+    Appending and syncing may happen in different threads; opening and closing may not.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+        self._header: Header | None = None
+        self._used = 0
+        self._capacity = 0
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path) -> JournalFile:
+        """Open or make the file; its content is not looked at yet.
+
+        Raises:
+            StorageError: it cannot be opened.
+        """
+        with storage_errors(f"opening {path}"):
+            return cls(path, osfile.open_file(path, create=True))
+
+    @property
+    def header(self) -> Header:
+        """What the journal is about; only after `create()` or `resume()`."""
+        assert self._header is not None
+        return self._header
+
+    def try_lock(self) -> bool:
+        """Take the lock; False if another process holds it, or if the file lost its name.
+
+        A process that finishes removes the journal while it holds the lock: who waited for it
+        then owns a file without a name, and has to open it again.
+        """
+        with storage_errors(f"locking {self.path}"):
+            return osfile.try_lock(self._fd) and osfile.is_named(self._fd, self.path)
+
+    def create(self, header: Header, *, slots: int) -> None:
+        """Make it a new journal, durable, whatever it held before.
+
+        Raises:
+            DiskFull, StorageError: it could not be allocated or written.
+        """
+        with storage_errors(f"making the journal {self.path}"):
+            os.ftruncate(self._fd, 0)
+            size = format_.LOG_START + slots * format_.RECORD_SIZE
+            osfile.allocate(self._fd, 0, size, zeros=True)
+            osfile.write_all(self._fd, format_.encode_header(header), 0)
+            osfile.sync_data(self._fd)
+        self._header, self._used, self._capacity = header, 0, slots
+
+    def resume(self) -> list[Record | None] | None:
+        """Read it, to go on appending. Returns the records by slot; None if it is empty.
+
+        Raises:
+            JournalUnreadable: the header does not check.
+            StorageError: the file cannot be read.
+        """
+        data = self.content()
+        if not data:
+            return None
+        header, slots, used = parse_journal(data)
+        self._header, self._used = header, used
+        self._capacity = max(used, (len(data) - format_.LOG_START) // format_.RECORD_SIZE)
+        return slots
+
+    def content(self) -> bytes:
+        """All bytes of the file."""
+        with storage_errors(f"reading the journal {self.path}"):
+            return read_whole(self._fd)
+
+    @property
+    def used(self) -> int:
+        """Slots written so far: the count that `synced()` may vouch for."""
+        return self._used
+
+    def append(self, records: list[Record]) -> None:
+        """Write records behind the last one. Not durable until `sync()`.
+
+        Raises:
+            DiskFull, StorageError: a record could not be written; none of this call counts.
+        """
+        if not records:
+            return
+        with self._lock, storage_errors(f"writing the journal {self.path}"):
+            if self._used + len(records) > self._capacity:
+                more = max(_GROW, len(records))
+                start = format_.LOG_START + self._capacity * format_.RECORD_SIZE
+                osfile.allocate(self._fd, start, more * format_.RECORD_SIZE, zeros=True)
+                self._capacity += more
+            raw = b"".join(
+                format_.encode_record(record, slot=self._used + at, nonce=self.header.nonce)
+                for at, record in enumerate(records)
+            )
+            osfile.write_all(self._fd, raw, format_.LOG_START + self._used * format_.RECORD_SIZE)
+            self._used += len(records)
+
+    def synced(self, count: int) -> None:
+        """Record durably that the first `count` slots, and the bytes they speak of, are durable.
+
+        The caller counts before its barrier begins: what is appended during the barrier may be
+        ahead of the disk.
+        """
+        self.append([Synced(count)])
+        self.sync()
+
+    def void(self, spans: list[Span]) -> None:
+        """Durably declare bytes wrong, before anybody rewrites them."""
+        self.append([format_.Void(span) for span in spans])
+        self.sync()
+
+    def sync(self) -> None:
+        """Make all appended records durable."""
+        with storage_errors(f"syncing the journal {self.path}"):
+            osfile.sync_data(self._fd)
+
+    def close(self) -> None:
+        """Close the descriptor, and with it give up the lock; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def parse_journal(data: bytes) -> tuple[Header, list[Record | None], int]:
+    """Header, records by slot and used slots of a journal's bytes.
+
+    Raises:
+        JournalUnreadable: the header does not check.
+    """
+    header = format_.decode_header(data)
+    log = data[format_.LOG_START :]
+    slots, used = format_.decode_log(log, nonce=header.nonce, size=header.size)
+    return header, slots, used
+
+
+def read_whole(fd: int) -> bytes:
+    """All bytes of an open file that fits into memory."""
+    raw = bytearray(os.fstat(fd).st_size)
+    got = osfile.read_into(fd, memoryview(raw), 0)
+    return bytes(raw[:got])

@@ -1,0 +1,283 @@
+"""Where files land: a plain folder, one file, ModelScope's cache new and old. Blocks.
+
+A layout answers three questions: the final place of a repository path, the state folder for parts
+and journals (on the same file system, reserved for us), and whether what stands there belongs to
+the tools (a cache: it may be replaced) or to the user (it is refused).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from modelhaul.core.names import RESERVED_FOLDER
+from modelhaul.core.repo import Kind, RemoteFile, RepoRef
+from modelhaul.store import osfile
+from modelhaul.store.osfile import storage_errors
+from modelhaul.store.pickles import load_restricted
+
+DEFAULT_REVISION = "master"
+
+
+class Layout(Protocol):
+    """What the use cases need to know about a place on disk.
+
+    Attributes:
+        root: where files go, links resolved.
+        shown: the path that reports and stdout name.
+        state: the folder for parts, journals and locks; may not exist.
+        owned: the files belong to the tools, so other content is replaced, not refused.
+        reserved: names at the top (lower case) that no repository file may have.
+    """
+
+    @property
+    def root(self) -> Path: ...
+    @property
+    def shown(self) -> Path: ...
+    @property
+    def state(self) -> Path: ...
+    @property
+    def owned(self) -> bool: ...
+    @property
+    def reserved(self) -> Collection[str]: ...
+
+    def final(self, path: str) -> Path:
+        """Where the file of this repository path stands."""
+        ...
+
+    def before(self, replaced: Iterable[str]) -> None:
+        """Called before files at these paths are replaced."""
+        ...
+
+    def after(self, files: Iterable[RemoteFile]) -> None:
+        """Called when these files stand in their places."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFolder:
+    """`--local-dir`: a plain tree that holds the repository's files and nothing of ours."""
+
+    root: Path
+    shown: Path
+    owned: bool = False
+    reserved: Collection[str] = ()
+
+    @classmethod
+    def at(cls, folder: Path) -> LocalFolder:
+        """The layout below `folder`, which need not exist."""
+        shown = Path(os.path.abspath(folder.expanduser()))
+        return cls(shown.resolve(), shown)
+
+    @property
+    def state(self) -> Path:
+        return self.root / RESERVED_FOLDER
+
+    def final(self, path: str) -> Path:
+        return self.root / path
+
+    def before(self, replaced: Iterable[str]) -> None:
+        """A plain tree keeps no books."""
+
+    def after(self, files: Iterable[RemoteFile]) -> None:
+        """A plain tree keeps no books."""
+
+
+@dataclass(frozen=True, slots=True)
+class SingleFile:
+    """`get URL -o PATH`: one file under the name that the user chose."""
+
+    root: Path
+    shown: Path
+    name: str
+    owned: bool = False
+    reserved: Collection[str] = ()
+
+    @classmethod
+    def at(cls, path: Path) -> SingleFile:
+        """The layout of one file; its folder need not exist."""
+        shown = Path(os.path.abspath(path.expanduser()))
+        return cls(shown.parent.resolve(), shown, shown.name)
+
+    @property
+    def state(self) -> Path:
+        return self.root / RESERVED_FOLDER
+
+    def final(self, path: str) -> Path:
+        return self.root / self.name
+
+    def before(self, replaced: Iterable[str]) -> None:
+        """A single file keeps no books."""
+
+    def after(self, files: Iterable[RemoteFile]) -> None:
+        """A single file keeps no books."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScopeCache:
+    """The layout of modelscope 1.38 and later: `models/owner--name/snapshots/<revision>/`.
+
+    Real files, no blobs, no links. `snapshots/master` follows the branch: it is mutable.
+    """
+
+    cache: Path
+    root: Path
+    shown: Path
+    owned: bool = True
+    reserved: Collection[str] = ()
+
+    @classmethod
+    def at(cls, cache: Path, ref: RepoRef) -> ModelScopeCache:
+        """The snapshot of `ref` in the cache at `cache`, which need not exist."""
+        folder = snapshot_folder(cache, ref.kind, ref.owner, ref.name)
+        shown = folder / "snapshots" / (ref.revision or DEFAULT_REVISION)
+        return cls(cache.resolve(), shown.resolve(), shown)
+
+    @property
+    def state(self) -> Path:
+        return _state_near(self.cache, self.root)
+
+    def final(self, path: str) -> Path:
+        return self.root / path
+
+    def before(self, replaced: Iterable[str]) -> None:
+        """This layout keeps no books."""
+
+    def after(self, files: Iterable[RemoteFile]) -> None:
+        """This layout keeps no books."""
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyCache:
+    """The layout of modelscope 1.37 and earlier: `[hub/]models/owner/name___5/`, with books.
+
+    Where such a folder exists every ModelScope tool, old or new, reads it first and whatever the
+    revision: so it is what we fill. Its books are `.msc` (a pickled list of path and commit, by
+    which the old client believes a file without hashing it) and `.mv`, `.mdl`, which stay as they
+    are.
+    """
+
+    cache: Path
+    root: Path
+    shown: Path
+    owned: bool = True
+    # A repository file of that name would be unpickled by the old client.
+    reserved: Collection[str] = (".msc", ".mdl", ".mv")
+
+    @property
+    def state(self) -> Path:
+        return _state_near(self.cache, self.root)
+
+    def final(self, path: str) -> Path:
+        return self.root / path
+
+    def before(self, replaced: Iterable[str]) -> None:
+        """Strike files from the book before they change, so that it is never wrong."""
+        gone = set(replaced)
+        if gone:
+            self._write([row for row in self._read() if row["Path"] not in gone])
+
+    def after(self, files: Iterable[RemoteFile]) -> None:
+        """Enter files into the book with the commit that last touched them."""
+        known = {file.path: file.revision for file in files if file.revision}
+        before = self._read()
+        rows = [row for row in before if row["Path"] not in known]
+        rows += [{"Path": path, "Revision": revision} for path, revision in known.items()]
+        if rows != before:
+            self._write(rows)
+
+    def _read(self) -> list[dict[str, str]]:
+        try:
+            value = load_restricted((self.root / ".msc").read_bytes())
+        except (OSError, ValueError):
+            # Unreadable: the old client starts a new book then, and so do we.
+            return []
+        rows = value if isinstance(value, list) else []
+        return [
+            {"Path": row["Path"], "Revision": row["Revision"]}
+            for row in rows
+            if isinstance(row, dict)
+            and isinstance(row.get("Path"), str)
+            and isinstance(row.get("Revision"), str)
+        ]
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        book = self.root / ".msc"
+        with storage_errors(f"writing {book}"):
+            osfile.make_folders(self.state)
+            draft = self.state / f"msc-{os.getpid()}"
+            fd = osfile.open_file(draft, create=True, truncate=True)
+            try:
+                osfile.write_all(fd, pickle.dumps(rows, protocol=4), 0)
+                osfile.sync_data(fd)
+            finally:
+                os.close(fd)
+            os.replace(draft, book)
+            osfile.sync_folder(self.root)
+
+
+def snapshot_folder(cache: Path, kind: Kind, owner: str, name: str) -> Path:
+    """The repository's folder in the new cache layout."""
+    return cache / f"{kind}s" / f"{owner}--{name}"
+
+
+def find_cache(cache: Path, ref: RepoRef) -> ModelScopeCache | LegacyCache:
+    """The layout that every ModelScope tool would use for `ref` in this cache.
+
+    The order is theirs (modelscope-hub 0.5.1 `_find_legacy_repo_dir`, modelscope 1.40.2
+    `find_reusable_legacy_repo_dir`): two old places, the new one, then older ones still.
+    """
+    cache = Path(os.path.abspath(cache.expanduser()))
+    segment = f"{ref.kind}s"
+    safe = ref.name.replace(".", "___")
+    first = [cache / segment / ref.owner / safe, cache / "hub" / segment / ref.owner / safe]
+    later = [
+        cache / ref.owner / ref.name,
+        cache / ref.owner / safe,
+        cache / "hub" / ref.owner / ref.name,
+        cache / "hub" / ref.owner / safe,
+        cache / segment / ref.owner / ref.name,
+    ]
+    for folder in first:
+        if _has_entries(folder):
+            return LegacyCache(cache.resolve(), folder.resolve(), folder)
+    new = ModelScopeCache.at(cache, ref)
+    if not _has_entries(snapshot_folder(cache, ref.kind, ref.owner, ref.name)):
+        for folder in later:
+            if _has_entries(folder):
+                return LegacyCache(cache.resolve(), folder.resolve(), folder)
+    return new
+
+
+def _has_entries(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(iter(entries), None) is not None
+    except OSError:
+        return False
+
+
+def _state_near(cache: Path, root: Path) -> Path:
+    """The cache's state folder, or one beside the files where those lie on another device.
+
+    People put single repositories of a cache on other disks by a link; a rename cannot cross.
+    """
+    if osfile.nearest_existing(root).stat().st_dev == osfile.nearest_existing(cache).stat().st_dev:
+        return cache / RESERVED_FOLDER
+    return root / RESERVED_FOLDER
+
+
+def strangers(layout: Layout, listed: Collection[str]) -> list[str]:
+    """Files in an owned layout that the listing does not have: gone upstream, or never there."""
+    found = []
+    for folder, folders, files in os.walk(layout.root):
+        folders[:] = [name for name in folders if name != RESERVED_FOLDER]
+        for name in files:
+            path = Path(folder, name).relative_to(layout.root).as_posix()
+            if path not in listed and path not in layout.reserved:
+                found.append(path)
+    return sorted(found)

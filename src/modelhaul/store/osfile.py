@@ -1,0 +1,257 @@
+"""What the operating system promises about files, and where platforms differ. Everything blocks.
+
+Three promises the system does not make, which the rest of `store/` is built around:
+
+* A write that returned is not durable; only a sync that returned without error makes it so.
+* A sync that failed is not to be repeated: the kernel may have dropped the dirty pages and report
+  success the second time (the "fsyncgate" of 2018). What it covered counts as lost.
+* A new name is not durable until its folder is synced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelhaul.errors import DiskFull, HaulError, Occupied, StorageError, UnsafeName
+
+try:
+    import fcntl
+except ImportError:  # Windows has no fcntl: no locks there, each process has its own part
+    fcntl = None  # type: ignore[assignment]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+_NO_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
+_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells one state of a file from another without reading it."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        return cls(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
+
+
+def storage_error(error: OSError, doing: str) -> HaulError:
+    """Our error for one of the system's; `doing` says what was tried, with the path."""
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return DiskFull(
+            f"no space left: {doing}",
+            hint="make room and run the same command again: it continues where it stopped",
+        )
+    if error.errno == errno.EFBIG:
+        return StorageError(
+            f"file too large for this file system: {doing}",
+            hint="FAT holds at most 4 GiB per file; choose another disk (or see ulimit -f)",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(f"{reason}: {doing}", hint="check who may write there")
+    if error.errno == errno.ENAMETOOLONG:
+        return UnsafeName(f"name too long for this file system: {doing}")
+    return StorageError(f"{reason}: {doing}")
+
+
+@contextlib.contextmanager
+def storage_errors(doing: str) -> Iterator[None]:
+    """Map every `OSError` inside to one of ours, once, where it enters."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, doing) from error
+
+
+def open_file(path: Path, *, create: bool, exclusive: bool = False, truncate: bool = False) -> int:
+    """Open for reading and writing, never through a symbolic link; returns the descriptor."""
+    flags = os.O_RDWR | _BINARY | getattr(os, "O_NOFOLLOW", 0)
+    if create:
+        flags |= os.O_CREAT
+    if exclusive:
+        flags |= os.O_EXCL
+    if truncate:
+        flags |= os.O_TRUNC
+    return os.open(path, flags, 0o666)
+
+
+def write_all(fd: int, data: memoryview | bytes, offset: int) -> None:
+    """Write all of `data` at `offset`; a short write is continued."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view = view[written:]
+        offset += written
+
+
+def read_into(fd: int, view: memoryview, offset: int) -> int:
+    """Fill `view` from `offset`; returns the bytes read, fewer only at the end of the file."""
+    done = 0
+    while done < len(view):
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if count == 0:
+            break
+        done += count
+    return done
+
+
+def sync_data(fd: int) -> None:
+    """Make the bytes and the size durable; times and modes may lag."""
+    if sys.platform == "darwin" and fcntl is not None:
+        # fsync on macOS does not empty the drive's cache; this does.
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    elif hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable.
+
+    File systems that cannot (some network and FUSE ones say so with EINVAL) are let off: there is
+    nothing else to call.
+    """
+    if sys.platform == "win32":
+        return  # folders cannot be opened there; NTFS logs names itself
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _BINARY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(fd)
+
+
+def allocate(fd: int, start: int, size: int, *, zeros: bool) -> bool:
+    """Reserve disk blocks for `[start, start + size)`, growing the file.
+
+    Args:
+        zeros: where the file system cannot reserve, write zeros instead (for small files).
+
+    Returns:
+        False if nothing could be reserved.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, start, size)
+            return True
+        except OSError as error:
+            if error.errno not in _NO_ALLOCATE:
+                raise
+    if not zeros:
+        return False
+    write_all(fd, bytes(size), start)
+    return True
+
+
+def try_lock(fd: int) -> bool:
+    """Take the exclusive lock of an open file; False if another process holds it.
+
+    The lock belongs to the descriptor and ends with it, also when the process is killed.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_named(fd: int, path: Path) -> bool:
+    """Whether `path` still leads to the open file: it may have been renamed or removed since."""
+    try:
+        named = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(fd), named)
+
+
+def make_folders(path: Path) -> None:
+    """Create `path` and what is missing above it; every new name is made durable."""
+    missing = []
+    at = path
+    while not at.exists():
+        missing.append(at)
+        at = at.parent
+    for folder in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+        sync_folder(folder.parent)
+    if not path.is_dir():
+        raise Occupied(f"{path} is not a folder")
+
+
+def check_parents(root: Path, relative: str) -> None:
+    """Refuse a path whose folders below `root` are links or files.
+
+    `root` itself may be a link: the user chose it. What lies below came from a server's names.
+
+    Raises:
+        UnsafeName: a folder on the way is a symbolic link.
+        Occupied: a folder on the way is a file.
+    """
+    at = root
+    for part in relative.split("/")[:-1]:
+        at = at / part
+        try:
+            mode = at.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if stat.S_ISLNK(mode):
+            raise UnsafeName(
+                f"{relative}: the folder {at} is a symbolic link",
+                hint="remove the link, or choose the folder it leads to as the target",
+            )
+        if not stat.S_ISDIR(mode):
+            raise Occupied(f"{relative}: {at} is a file and should be a folder")
+
+
+def nearest_existing(path: Path) -> Path:
+    """`path`, or the closest folder above it that exists."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def remove_quietly(path: Path) -> None:
+    """Remove a file that may be gone already."""
+    path.unlink(missing_ok=True)
+
+
+def folds_names(folder: Path) -> bool:
+    """Whether the file system takes names that differ only in case or Unicode form for one.
+
+    Asked of the folder itself, by two probes: a disk image may differ from its neighbours.
+    """
+    for name, other in ((".probe-a", ".PROBE-A"), (".probe-\u00e9", ".probe-e\u0301")):
+        probe = folder / f"{name}-{os.getpid()}"
+        try:
+            fd = os.open(probe, os.O_CREAT | os.O_WRONLY | _BINARY, 0o600)
+        except OSError:
+            # A name it cannot even store cannot collide; the write itself will say what is wrong.
+            continue
+        os.close(fd)
+        try:
+            if (folder / f"{other}-{os.getpid()}").exists():
+                return True
+        finally:
+            remove_quietly(probe)
+    return False

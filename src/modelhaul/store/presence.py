@@ -1,0 +1,116 @@
+"""What stands at a final name: memory first, hashing only where memory does not say. Blocks."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelhaul.core.plan import Found
+from modelhaul.core.repo import RemoteFile
+from modelhaul.store import osfile
+from modelhaul.store.hashing import hash_file
+from modelhaul.store.index import Entry, Known, ProvenIndex
+from modelhaul.store.osfile import Stamp, storage_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was seen at a final name.
+
+    Attributes:
+        found: kind of thing.
+        stamp: of the name itself (a link is not followed), None for nothing.
+        known: what memory says about that very state, None if nothing.
+        verdict: whether the content is the wanted one; None if only hashing can tell.
+    """
+
+    found: Found
+    stamp: Stamp | None = None
+    known: Known | None = None
+    verdict: bool | None = False
+
+
+def look(path: Path, file: RemoteFile, index: ProvenIndex, *, trust: bool) -> Sight:
+    """See what is at `path`, without reading content.
+
+    Args:
+        path: the final name.
+        file: what should be there.
+        index: memory of proven files.
+        trust: believe the memory; without it only a new hash counts.
+    """
+    with storage_errors(f"looking at {path}"):
+        try:
+            status = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return Sight(Found.NOTHING)
+    stamp = Stamp.of(status)
+    if stat.S_ISDIR(status.st_mode):
+        return Sight(Found.FOLDER, stamp)
+    if stat.S_ISLNK(status.st_mode):
+        return Sight(Found.LINK, stamp, None, _link_verdict(path, file))
+    if not stat.S_ISREG(status.st_mode):
+        return Sight(Found.OTHER, stamp)
+    known = index.lookup(path, stamp)
+    return Sight(Found.FILE, stamp, known, _verdict(file, stamp.size, known, trust=trust))
+
+
+def _verdict(file: RemoteFile, size: int, known: Known | None, *, trust: bool) -> bool | None:
+    if file.size is not None and file.size != size:
+        return False
+    if file.sha256 is not None:
+        if trust and known is not None and known.sha256 is not None:
+            return known.sha256 == file.sha256
+        return None
+    # Nobody states a digest: only what we fetched ourselves, under the same validator, counts.
+    return bool(
+        known is not None
+        and known.ours
+        and file.validator is not None
+        and known.validator == file.validator
+    )
+
+
+def _link_verdict(path: Path, file: RemoteFile) -> bool | None:
+    """A link that the user made may lead to the wanted bytes; reading them does no harm."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    if not stat.S_ISREG(status.st_mode) or file.sha256 is None or status.st_size != file.size:
+        return False
+    return None
+
+
+def prove(
+    path: Path, file: RemoteFile, index: ProvenIndex, *, check: Callable[[int], None] | None = None
+) -> bool:
+    """Hash what is at `path`; True, and remembered, if it is the wanted content.
+
+    Args:
+        path: a regular file or a link to one.
+        file: what should be there; it has a digest.
+        index: memory of proven files.
+        check: called with each number of bytes read; may raise to stop.
+
+    Raises:
+        StorageError: it cannot be read, or changed while it was.
+    """
+    digest, stamp = hash_file(path, check=check)
+    same = digest == file.sha256
+    if same and not path.is_symlink():
+        known = index.lookup(path, stamp)
+        ours = known is not None and known.ours
+        index.remember([Entry(path, stamp, Known(digest, None, ours=ours))])
+    return same
+
+
+def room(folder: Path) -> int:
+    """Bytes that may still be written to the file system of `folder` (which may not exist yet)."""
+    import shutil
+
+    existing = osfile.nearest_existing(folder)
+    with storage_errors(f"looking at {existing}"):
+        return shutil.disk_usage(existing).free
