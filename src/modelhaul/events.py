@@ -94,13 +94,15 @@ class FileStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileDone:
-    """A file stands under its final name, durable. `how` as in `FileResult`."""
+    """A file stands under its final name, durable. The fields are those of `FileResult`."""
 
     path: str
     size: int
     how: str
     sha256: str | None
     verified: bool
+    fetched: int
+    proof_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

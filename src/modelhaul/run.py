@@ -19,7 +19,7 @@ from modelhaul.core.repo import RemoteFile, Source
 from modelhaul.core.units import size_text
 from modelhaul.engine.buffers import BufferPool
 from modelhaul.engine.context import Options
-from modelhaul.engine.driver import Engine
+from modelhaul.engine.driver import Engine, done_event
 from modelhaul.engine.lanes import Lanes
 from modelhaul.engine.task import Order, Placement
 from modelhaul.engine.threads import Threads
@@ -27,7 +27,6 @@ from modelhaul.errors import DiskFull, HaulError, Occupied, UnsafeName, single_e
 from modelhaul.events import (
     Checking,
     Event,
-    FileDone,
     FileFailed,
     Finished,
     Listener,
@@ -202,7 +201,7 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
         if plan.action is Action.KEEP:
             results[plan.file.path] = kept = _kept(prepared, plan)
             engine.meter.keep(kept.size)
-            emit(_done(kept))
+            emit(done_event(kept))
     replaced = [plan.file.path for plan in prepared.plan if plan.replaces]
     if orders:
         await resources.threads.write(layout.before, replaced)
@@ -475,16 +474,6 @@ def _kept(prepared: Prepared, plan: FilePlan) -> FileResult:
 
 def _failed(job: Job, path: str, error: HaulError) -> FileResult:
     return FileResult(path=path, final="", how="failed", size=0, error=error)
-
-
-def _done(result: FileResult) -> FileDone:
-    return FileDone(
-        path=result.path,
-        size=result.size,
-        how=result.how,
-        sha256=result.sha256,
-        verified=result.verified,
-    )
 
 
 def _tidy(layout: Layout, emit: Emitter) -> None:

@@ -49,16 +49,16 @@ def serve(
     MODELSCOPE_ENDPOINT=http://127.0.0.1:8000 modelscope download owner/name
     """
     view = PlainView()
-    is_folder = folder.is_dir()
+    is_folder, root = folder.is_dir(), folder.resolve()
 
     async def main() -> int:
         rate = parse_size(limit_rate) if limit_rate is not None else None
-        if not is_folder:  # looked at outside the loop
+        if not is_folder:
             raise UsageError(f"{folder} is not a folder")
-        await _serve(folder, host, port, token, rate, cdn, request_log, view)
+        await _serve(root, host, port, token, rate, cdn, request_log, view)
         return 0
 
-    code = run(main, view)
+    code = run(main, view, stopping="stopped")
     # Being stopped is how a server ends.
     raise typer.Exit(0 if code == INTERRUPTED else code)
 
@@ -88,7 +88,7 @@ async def _serve(
     from modelhaul.store.index import ProvenIndex
 
     index = ProvenIndex(Settings.from_environment().state_dir / "proven.sqlite")
-    shelf = Shelf(folder.resolve(), index, WorkerThreads())
+    shelf = Shelf(folder, index, WorkerThreads())
     options = ServeOptions(token=token, rate=rate, secret=os.urandom(16))
     async with AsyncExitStack() as stack:
         if request_log is not None:

@@ -16,7 +16,12 @@ INTERRUPTED = 130
 _FORCE_AFTER = 1.8
 
 
-def run(main: Callable[[], Awaitable[int]], view: View) -> int:
+def run(
+    main: Callable[[], Awaitable[int]],
+    view: View,
+    *,
+    stopping: str = "stopping; what arrived is kept",
+) -> int:
     """Run a command to its end; returns the exit code.
 
     Ctrl-C and SIGTERM stop it in order within two seconds; a second one stops it at once. Either
@@ -29,7 +34,7 @@ def run(main: Callable[[], Awaitable[int]], view: View) -> int:
         backend["use_uvloop"] = True
     try:
         with view:
-            return anyio.run(_with_signals, main, view, backend_options=backend)
+            return anyio.run(_with_signals, main, stopping, backend_options=backend)
     except HaulError as error:
         view.error(error)
         return error.exit_code
@@ -43,7 +48,7 @@ def _has_uvloop() -> bool:
     return find_spec("uvloop") is not None
 
 
-async def _with_signals(main: Callable[[], Awaitable[int]], view: View) -> int:
+async def _with_signals(main: Callable[[], Awaitable[int]], stopping: str) -> int:
     import anyio
 
     from modelhaul.errors import single_error
@@ -57,7 +62,7 @@ async def _with_signals(main: Callable[[], Awaitable[int]], view: View) -> int:
                 count += 1
                 if count > 1:
                     os._exit(INTERRUPTED)
-                write_line(sys.stderr, "modelhaul: stopping; what arrived is kept")
+                write_line(sys.stderr, f"modelhaul: {stopping}")
                 timer = threading.Timer(_FORCE_AFTER, os._exit, [INTERRUPTED])
                 timer.daemon = True
                 timer.start()

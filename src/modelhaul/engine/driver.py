@@ -219,15 +219,7 @@ class Engine:
                 # The disk's trouble, not the file's: the others would meet it too.
                 self._stop(result.error)
         else:
-            self.emit(
-                FileDone(
-                    path=result.path,
-                    size=result.size,
-                    how=result.how,
-                    sha256=result.sha256,
-                    verified=result.verified,
-                )
-            )
+            self.emit(done_event(result))
         digest = task.order.file.sha256
         if digest is not None and task.order.plan.action is Action.FETCH:
             self._start_copies(digest, task.order.placement.final if result.error is None else None)
@@ -350,7 +342,8 @@ class Engine:
         while self.lanes.has_room():
             lease = self._scheduler.next(now, self._usable, self.lanes.capacity())
             if lease is None:
-                self._idle = True
+                # Nothing to do, or no room on the lanes that have something to do?
+                self._idle = any(lane.active and lane.has_room() for lane in self.lanes)
                 return
             self._idle = False
             lane = self._lane(lease.source)
@@ -574,8 +567,7 @@ class Engine:
             await anyio.sleep(TICK)
             now = anyio.current_time()
             self._scheduler.tick(now)
-            limited = self._idle or self.pool.starved or self._throttle is not None
-            self.lanes.tick(now, limited=limited)
+            self.lanes.tick(now, limited=self.pool.starved or self._throttle is not None)
             for lease in self._scheduler.overdue(now, idle=self._idle):
                 self._scheduler.take_back(lease)
                 self._revoke(lease)
@@ -636,6 +628,19 @@ class Engine:
         self.emit(Progress(statistics=statistics))
         if statistics.waiting is not None:
             self.emit(Waiting(reason=statistics.waiting, seconds=PROGRESS_EVERY))
+
+
+def done_event(result: FileResult) -> FileDone:
+    """The event for a file that stands in its place."""
+    return FileDone(
+        path=result.path,
+        size=result.size,
+        how=result.how,
+        sha256=result.sha256,
+        verified=result.verified,
+        fetched=result.fetched,
+        proof_seconds=result.proof_seconds,
+    )
 
 
 class _Outcome(Enum):

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 USER_AGENT = f"modelhaul/{__version__}"
 # A signed Location alone can take several kilobytes; aiohttp's default for a line is 8190.
 _MAX_HEADER = 32_768
-_READ_BUFFER = 1 << 18
+# Larger ones cost memory per connection and are slower (measured: docs/internals/tour.md).
+_READ_BUFFER = 1 << 16
 _KEEP_ALIVE = 60.0
 
 

@@ -117,6 +117,8 @@ async def send_file(
                     if throttle is not None:
                         await anyio.sleep(throttle.spend(len(data), time.monotonic()))
         await response.write_eof()
+    except ConnectionResetError:
+        pass  # the client has had enough: a shortened lease, a kill, a Ctrl-C
     finally:
         if log is not None:
             seconds = time.monotonic() - began
