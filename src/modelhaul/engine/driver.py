@@ -8,47 +8,33 @@ which asks the scheduler until it has nothing more to give.
 from __future__ import annotations
 
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from enum import Enum, auto
 from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
 
+from modelhaul.core.judge import Judgement, final_error, judge
 from modelhaul.core.pace import Throttle
 from modelhaul.core.plan import Action
-from modelhaul.core.retry import LONGEST_PAUSE, Budget, Verdict, verdict
+from modelhaul.core.retry import Budget
 from modelhaul.core.scheduler import Job, Lease, Scheduler, SourceState
-from modelhaul.core.span import Span
 from modelhaul.core.transfer import State
+from modelhaul.engine.asking import Asking
 from modelhaul.engine.buffers import BufferPool
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Options
 from modelhaul.engine.copies import CopyFile
 from modelhaul.engine.lanes import Lane, Lanes
 from modelhaul.engine.large import LargeFile
-from modelhaul.engine.locations import Location, Target
+from modelhaul.engine.locations import Location
 from modelhaul.engine.meter import Meter
-from modelhaul.engine.task import LeaseReceiver, Order, Task
+from modelhaul.engine.task import Order, Task
 from modelhaul.engine.threads import Threads
-from modelhaul.engine.whole import UNBOUNDED, Batch, WholeFile
-from modelhaul.errors import (
-    CertificateError,
-    ConnectFailed,
-    DiskFull,
-    HaulError,
-    NotFound,
-    ProtocolError,
-    QuotaError,
-    RangeIgnored,
-    Stalled,
-    StatusError,
-    StorageError,
-    TransportError,
-    Unauthorized,
-    single_error,
-)
+from modelhaul.engine.whole import Batch, WholeFile
+from modelhaul.errors import DiskFull, HaulError, Stalled, StorageError, single_error
 from modelhaul.events import (
     Event,
     FileDone,
@@ -59,8 +45,7 @@ from modelhaul.events import (
     Statistics,
     Waiting,
 )
-from modelhaul.net.api import MAX_HOPS
-from modelhaul.net.transport import Answer, Receiver, Redirect, Request, Transport
+from modelhaul.net.transport import Transport
 from modelhaul.report import FileResult
 from modelhaul.store.index import ProvenIndex
 
@@ -346,11 +331,12 @@ class Engine:
                 self._idle = any(lane.active and lane.has_room() for lane in self.lanes)
                 return
             self._idle = False
-            lane = self._lane(lease.source)
-            self.lanes.enter(lane)
+            task = self._tasks[lease.job.key]
+            location = self._locations[lease.job.key, lease.job.sources.index(lease.source)]
+            asking = Asking(task, lease, location, self.lanes, self._lane(lease.source))
             self.meter.most_connections = max(self.meter.most_connections, self.lanes.active)
             scope = self._scopes[lease] = anyio.CancelScope()
-            self._group.start_soon(self._fetch, lease, lane, scope)
+            self._group.start_soon(self._fetch, asking, scope)
 
     def _lane(self, source: SourceState) -> Lane:
         return self.lanes.lane(source.host.name)
@@ -359,31 +345,30 @@ class Engine:
         lane = self._lane(source)
         return lane.has_room() and lane.health.delay(anyio.current_time()) == 0.0
 
-    async def _fetch(self, lease: Lease, lane: Lane, scope: anyio.CancelScope) -> None:
-        """One request, from the lease to the verdict about it."""
-        task = self._tasks[lease.job.key]
-        receiver = task.receiver(lease)
-        asking = _Asking(lane, self._location(lease))
+    async def _fetch(self, asking: Asking, scope: anyio.CancelScope) -> None:
+        """One request, from the lease to the judgement of it."""
+        lease = asking.lease
+        receiver = asking.task.receiver(lease)
         failure: HaulError | None = None
         try:
             with scope:
-                answer = await self._ask(asking, task, lease, receiver)
+                answer = await asking.run(self._transport, receiver)
                 if lease.job.whole:
                     # Storing it needs no connection: somebody else can have it.
-                    self._free(asking)
+                    asking.free()
                     self._dispatch()
                 await receiver.finish(answer)
         except HaulError as error:
             failure = error
         finally:
             receiver.close()
-            self._free(asking)
+            asking.free()
             del self._scopes[lease]
             self._scheduler.close(lease)
         if scope.cancelled_caught:
-            self._taken_back(task, lease, asking)
+            self._taken_back(asking)
         elif failure is not None:
-            self._failed(task, lease, asking, failure)
+            self._failed(asking, failure)
         else:
             asking.lane.completed += 1
             asking.lane.health.good()
@@ -391,172 +376,63 @@ class Engine:
         self._feed()
         self._dispatch()
 
-    def _free(self, asking: _Asking) -> None:
-        """The connection of a request is free, if it was not already."""
-        if asking.open:
-            asking.open = False
-            self.lanes.leave(asking.lane)
-
-    def _location(self, lease: Lease) -> Location:
-        return self._locations[lease.job.key, lease.job.sources.index(lease.source)]
-
-    async def _ask(
-        self, asking: _Asking, task: Task, lease: Lease, receiver: LeaseReceiver
-    ) -> Answer:
-        """Follow redirects until an answer with bytes, and take its bytes."""
-        location = asking.location
-        target, finder = await location.current()
-        try:
-            for _ in range(MAX_HOPS + 1):
-                asking.target = target
-                self._move(asking, lease, target)
-                head = _Head(receiver, asking, finder)
-                answer = await self._transport.fetch(self._request(task, lease, target), head)
-                if not isinstance(answer, Redirect):
-                    task.tally.sources[target.origin] = None
-                    return answer
-                target = location.hop(answer.url)
-        finally:
-            if finder and not asking.settled:
-                location.give_up()
-        raise ProtocolError(
-            f"{task.order.file.path}: {location.source} redirects more than {MAX_HOPS} times"
-        )
-
-    def _move(self, asking: _Asking, lease: Lease, target: Target) -> None:
-        """Count the connection for the origin it really goes to."""
-        lane = self.lanes.lane(target.origin)
-        if lane is not asking.lane:
-            self.lanes.leave(asking.lane)
-            self.lanes.enter(lane)
-            asking.lane = lane
-        lease.source.host = lane.host
-
-    def _request(self, task: Task, lease: Lease, target: Target) -> Request:
-        file = task.order.file
-        stop = lease.stop if file.size is not None else UNBOUNDED
-        return Request(
-            url=target.url,
-            headers=target.headers,
-            span=Span(lease.position, stop),
-            whole=lease.body,
-            size=file.size,
-            validator=None if file.sha256 is not None else file.validator,
-        )
-
-    # -- verdicts ----------------------------------------------------------------------------------
-
-    def _taken_back(self, task: Task, lease: Lease, asking: _Asking) -> None:
+    def _taken_back(self, asking: Asking) -> None:
         """We ended the request ourselves."""
-        if lease.job.whole and task.result is None:
-            self._scheduler.again(lease.job)
-        elif not self._scheduler.knows(lease.job):
+        job = asking.lease.job
+        if job.whole and asking.task.result is None:
+            self._scheduler.again(job)
+        elif not self._scheduler.knows(job):
             return
-        self._retrying(task, asking, "the connection is silent or too slow")
+        self._retrying(asking, "the connection is silent or too slow")
 
-    def _failed(self, task: Task, lease: Lease, asking: _Asking, error: HaulError) -> None:
-        """A request failed: decide what that means for origin, source, file and run."""
+    def _failed(self, asking: Asking, error: HaulError) -> None:
+        """A request failed: carry out what that means."""
+        task, source, job = asking.task, asking.lease.source, asking.lease.job
         if task.result is not None:
             return
-        outcome = self._judge(asking, lease.source, error)
-        if outcome is _Outcome.GIVE_UP:
-            # The disk, or a digest that was wrong twice: no source can help.
+        judgement = judge(error, signed=asking.signed)
+        if judgement.give_up:
             task.fail(error)
             return
-        if outcome is _Outcome.DROP:
-            lease.source.alive = False
-        if not lease.source.alive:
+        costs = self._carry_out(judgement, asking, error)
+        if not source.alive:
             self.emit(
-                SourceDropped(
-                    path=task.order.file.path, source=lease.source.name, reason=error.message
-                )
+                SourceDropped(path=task.order.file.path, source=source.name, reason=error.message)
             )
-        if not lease.job.alive():
-            task.abort(self._explained(error))
+        if not job.alive():
+            task.abort(final_error(error, time.time()))
             return
-        if outcome is _Outcome.SPEND and not self._budget.spend():
+        if costs and not self._budget.spend():
             self._stop(error)
             return
-        self._retrying(task, asking, error.message)
-        if lease.job.whole:
-            self._scheduler.again(lease.job)
+        self._retrying(asking, error.message)
+        if job.whole:
+            self._scheduler.again(job)
 
-    def _judge(self, asking: _Asking, source: SourceState, error: HaulError) -> _Outcome:
-        """What an error says about the origin and the source."""
+    def _carry_out(self, judgement: Judgement, asking: Asking, error: HaulError) -> bool:
+        """Tell origin, source and address; True if the next try costs from the budget."""
         now = anyio.current_time()
-        match error:
-            case StatusError():
-                return self._judge_status(asking, source, error, now)
-            case RangeIgnored():
-                source.ignored()
-                return _Outcome.RETRY
-            case CertificateError():
-                return _Outcome.DROP
-            case TransportError():
-                if isinstance(error, ConnectFailed):
-                    asking.lane.pace.refused(now, asking.lane.active)
-                return self._strike(asking, error, now)
-            case ProtocolError():
-                source.fault()
-                return _Outcome.SPEND
-            case _:
-                return _Outcome.GIVE_UP
-
-    def _judge_status(
-        self, asking: _Asking, source: SourceState, error: StatusError, now: float
-    ) -> _Outcome:
-        """What an error status says about the origin and the source."""
-        meaning = verdict(error.status)
-        target = asking.target
-        if meaning is Verdict.SLOWER:
-            asking.lane.pace.refused(now, asking.lane.active)
-            if error.retry_after is None:
-                return self._strike(asking, error, now)
-            if error.retry_after > LONGEST_PAUSE:
-                return _Outcome.DROP
-            asking.lane.health.pause(now, error.retry_after, reason=error.message)
-            return _Outcome.RETRY
-        if meaning is Verdict.RETRY:
-            return self._strike(asking, error, now)
-        if meaning is Verdict.RANGE:
+        lane, source = asking.lane, asking.lease.source
+        counts = True  # requests that fail together are one failure
+        if judgement.slower:
+            lane.pace.refused(now, lane.active)
+        if judgement.pause is not None:
+            lane.health.pause(now, judgement.pause, reason=error.message)
+        if judgement.strike:
+            counts = lane.health.bad(now, chance=self._chance(), reason=error.message)
+        if judgement.expire and asking.target is not None:
+            counts = asking.location.expire(asking.target)
+        if judgement.ignored:
+            source.ignored()
+        if judgement.fault and counts:
             source.fault()
-            return _Outcome.SPEND
-        if target is not None and target.signed:
-            # A signature that ended shows as 403, on some sites as 400 or 404. The source's own
-            # address will say whether it is more than that; many connections notice at once.
-            if asking.location.expire(target):
-                source.fault()
-            return _Outcome.RETRY
-        return _Outcome.DROP
+        if judgement.drop:
+            source.alive = False
+        return judgement.costs and counts
 
-    def _strike(self, asking: _Asking, error: HaulError, now: float) -> _Outcome:
-        """The origin failed. Requests that fail together are one failure."""
-        counted = asking.lane.health.bad(now, chance=self._chance(), reason=error.message)
-        return _Outcome.SPEND if counted else _Outcome.RETRY
-
-    @staticmethod
-    def _explained(error: HaulError) -> HaulError:
-        """The error of a file whose last source is gone, by what went wrong there."""
-        if not isinstance(error, StatusError):
-            return error
-        meaning = verdict(error.status)
-        if meaning is Verdict.MISSING:
-            return NotFound(error.message, hint="the file is listed, but the server has it not")
-        if meaning is Verdict.DENIED:
-            return Unauthorized(error.message, hint="give a token with --token, or log in")
-        if meaning is Verdict.SLOWER:
-            import time
-
-            wait = error.retry_after or 0.0
-            return QuotaError(
-                f"{error.message}, and asks to wait for {wait:.0f} s",
-                retry_at=time.time() + wait,
-                hint="run the same command again later: what arrived is kept",
-            )
-        return error
-
-    def _retrying(self, task: Task, asking: _Asking, reason: str) -> None:
-        self.emit(Retrying(path=task.order.file.path, source=asking.lane.host.name, reason=reason))
+    def _retrying(self, asking: Asking, reason: str) -> None:
+        path = asking.task.order.file.path
+        self.emit(Retrying(path=path, source=asking.lane.host.name, reason=reason))
 
     # -- the beat ----------------------------------------------------------------------------------
 
@@ -641,50 +517,3 @@ def done_event(result: FileResult) -> FileDone:
         fetched=result.fetched,
         proof_seconds=result.proof_seconds,
     )
-
-
-class _Outcome(Enum):
-    """What follows from a failed request."""
-
-    RETRY = auto()  # its bytes are asked for again
-    SPEND = auto()  # likewise, at the cost of the run's budget
-    DROP = auto()  # the source is of no use for this file
-    GIVE_UP = auto()  # no source is
-
-
-class _Asking:
-    """One request under way: which lane it counts for, and where it goes."""
-
-    __slots__ = ("lane", "location", "open", "settled", "target")
-
-    def __init__(self, lane: Lane, location: Location) -> None:
-        self.lane = lane
-        self.location = location
-        self.target: Target | None = None
-        self.settled = False
-        self.open = True
-
-
-class _Head(Receiver):
-    """Tells the location that its address works, as soon as the head of an answer is right."""
-
-    def __init__(self, receiver: LeaseReceiver, asking: _Asking, finder: bool) -> None:
-        self._receiver = receiver
-        self._asking = asking
-        self._finder = finder
-
-    def started(self, answer: Answer) -> None:
-        assert self._asking.target is not None
-        if self._finder:
-            self._asking.settled = True
-            self._asking.location.settle(self._asking.target)
-        self._receiver.started(answer)
-
-    def wanted(self) -> int:
-        return self._receiver.wanted()
-
-    async def wait_buffer(self) -> memoryview:
-        return await self._receiver.wait_buffer()
-
-    def commit(self, count: int) -> None:
-        self._receiver.commit(count)

@@ -1,0 +1,121 @@
+"""One request under way: which address it goes to, and for which origin it counts."""
+
+from __future__ import annotations
+
+from modelhaul.core.scheduler import Lease
+from modelhaul.core.span import Span
+from modelhaul.engine.lanes import Lane, Lanes
+from modelhaul.engine.locations import Location, Target
+from modelhaul.engine.task import LeaseReceiver, Task
+from modelhaul.engine.whole import UNBOUNDED
+from modelhaul.errors import ProtocolError
+from modelhaul.net.api import MAX_HOPS
+from modelhaul.net.transport import Answer, Receiver, Redirect, Request, Transport
+
+
+class Asking:
+    """A lease on its way to a server.
+
+    Attributes:
+        lane: the origin that the connection counts for now.
+        location: the source's address, shared with the other requests of the file.
+        target: where the last hop went.
+    """
+
+    def __init__(
+        self, task: Task, lease: Lease, location: Location, lanes: Lanes, lane: Lane
+    ) -> None:
+        self.task = task
+        self.lease = lease
+        self.location = location
+        self.lane = lane
+        self.target: Target | None = None
+        self._lanes = lanes
+        self._settled = False
+        self._open = True
+        lanes.enter(lane)
+
+    @property
+    def signed(self) -> bool:
+        """Whether it went to an address that a redirect named."""
+        return self.target is not None and self.target.signed
+
+    async def run(self, transport: Transport, receiver: LeaseReceiver) -> Answer:
+        """Follow redirects to an answer with bytes, and take its bytes.
+
+        Raises:
+            TransportError, ProtocolError: as `Transport.fetch`; also for too many redirects.
+        """
+        target, finder = await self.location.current()
+        try:
+            for _ in range(MAX_HOPS + 1):
+                self._go_to(target)
+                head = _Head(receiver, self if finder else None)
+                answer = await transport.fetch(self._request(target), head)
+                if not isinstance(answer, Redirect):
+                    self.task.tally.sources[target.origin] = None
+                    return answer
+                target = self.location.hop(answer.url)
+        finally:
+            if finder and not self._settled:
+                self.location.give_up()
+        raise ProtocolError(
+            f"{self.task.order.file.path}: {self.location.source} redirects more than"
+            f" {MAX_HOPS} times"
+        )
+
+    def settle(self) -> None:
+        """The address works: the other requests of the file may use it."""
+        assert self.target is not None
+        self._settled = True
+        self.location.settle(self.target)
+
+    def free(self) -> None:
+        """The connection is free, if it was not already."""
+        if self._open:
+            self._open = False
+            self._lanes.leave(self.lane)
+
+    def _go_to(self, target: Target) -> None:
+        """Count the connection for the origin it really goes to."""
+        self.target = target
+        lane = self._lanes.lane(target.origin)
+        if lane is not self.lane:
+            self._lanes.leave(self.lane)
+            self._lanes.enter(lane)
+            self.lane = lane
+        self.lease.source.host = lane.host
+
+    def _request(self, target: Target) -> Request:
+        file, lease = self.task.order.file, self.lease
+        stop = lease.stop if file.size is not None else UNBOUNDED
+        return Request(
+            url=target.url,
+            headers=target.headers,
+            span=Span(lease.position, stop),
+            whole=lease.body,
+            size=file.size,
+            validator=None if file.sha256 is not None else file.validator,
+        )
+
+
+class _Head(Receiver):
+    """Settles the address as soon as the head of an answer is right; else passes everything on."""
+
+    def __init__(self, receiver: LeaseReceiver, finder: Asking | None) -> None:
+        self._receiver = receiver
+        self._finder = finder
+
+    def started(self, answer: Answer) -> None:
+        if self._finder is not None:
+            self._finder.settle()
+        self._receiver.started(answer)
+
+    def wanted(self) -> int:
+        return self._receiver.wanted()
+
+    async def wait_buffer(self) -> memoryview:
+        return await self._receiver.wait_buffer()
+
+    def commit(self, count: int) -> None:
+        self._receiver.commit(count)
