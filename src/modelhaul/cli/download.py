@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelhaul.cli.options import Connections, Force, Json, LimitRate, Quiet, changed_settings
-from modelhaul.cli.output import JsonView, View, choose_view, printable, write_line
+from modelhaul.cli.options import (
+    Connections,
+    Force,
+    Json,
+    LimitRate,
+    Quiet,
+    changed_settings,
+    choose_view,
+)
+from modelhaul.cli.output import JsonView, View, printable, write_line
 from modelhaul.cli.session import run
 from modelhaul.core.units import size_text
 from modelhaul.errors import UsageError

@@ -7,8 +7,15 @@ from typing import Annotated
 
 import typer
 
-from modelhaul.cli.options import Connections, Force, Json, LimitRate, Quiet, changed_settings
-from modelhaul.cli.output import choose_view
+from modelhaul.cli.options import (
+    Connections,
+    Force,
+    Json,
+    LimitRate,
+    Quiet,
+    changed_settings,
+    choose_view,
+)
 from modelhaul.cli.session import run
 
 

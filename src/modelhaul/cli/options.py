@@ -1,11 +1,13 @@
-"""Options that several verbs share, and what they change in the settings."""
+"""Options that several verbs share, and what they change: settings, and what is shown."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modelhaul.cli.output import JsonView, PlainView, View
 from modelhaul.core.units import parse_size
 
 if TYPE_CHECKING:
@@ -51,3 +53,16 @@ def changed_settings(connections: int | None, limit_rate: str | None, **others: 
     if limit_rate is not None:
         changes["limit_rate"] = parse_size(limit_rate)
     return replace(Settings.from_environment(), **changes)
+
+
+def choose_view(*, quiet: bool, as_json: bool) -> View:
+    """The view for this invocation."""
+    if as_json:
+        return JsonView()
+    if quiet:
+        return View()
+    if sys.stderr is not None and sys.stderr.isatty():
+        from modelhaul.cli.progress import TerminalView
+
+        return TerminalView()
+    return PlainView()

@@ -189,16 +189,3 @@ def write_line(stream: TextIO | None, text: str) -> None:
     except (OSError, ValueError):
         # The reader is gone (`| head`), or stdout was closed on purpose. The download counts.
         return
-
-
-def choose_view(*, quiet: bool, as_json: bool) -> View:
-    """The view for this invocation."""
-    if as_json:
-        return JsonView()
-    if quiet:
-        return View()
-    if sys.stderr is not None and sys.stderr.isatty():
-        from modelhaul.cli.progress import TerminalView
-
-        return TerminalView()
-    return PlainView()

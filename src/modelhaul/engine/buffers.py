@@ -30,6 +30,12 @@ class BufferPool:
         self._waiting: deque[tuple[int, anyio.Event, list[Block]]] = deque()
 
     @property
+    def lent(self) -> int:
+        """Bytes of blocks that somebody owns."""
+        free = sum(size * len(blocks) for size, blocks in self._free.items())
+        return self._allocated - free
+
+    @property
     def starved(self) -> bool:
         """Somebody waits for memory: the disk is slower than the network."""
         return bool(self._waiting)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from modelhaul.core.scheduler import CHUNK, Lease
+from modelhaul.core.scheduler import CHUNK, Job, Lease
 from modelhaul.engine.buffers import BufferPool
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.lanes import Lanes
+from modelhaul.engine.task import Order
 from modelhaul.engine.threads import Threads
 from modelhaul.events import Event
 from modelhaul.store.index import ProvenIndex
-
-if TYPE_CHECKING:
-    from modelhaul.engine.large import LargeFile
-    from modelhaul.engine.task import Order
-    from modelhaul.engine.whole import WholeFile
 
 MIB = 1 << 20
 
@@ -65,17 +61,17 @@ class Context(Protocol):
     def recorded(self, count: int) -> None:
         """Bytes were written that had never been written before."""
 
-    def add_job(self, file: LargeFile) -> None:
-        """The file wants bytes."""
+    def add_job(self, job: Job) -> None:
+        """A file wants bytes."""
 
-    def remove_job(self, file: LargeFile) -> None:
-        """The file wants no more bytes; its requests are taken back."""
+    def remove_job(self, job: Job) -> None:
+        """A file wants no more bytes; its requests are taken back."""
 
     def more_work(self) -> None:
         """There may be something to fetch again."""
 
-    def again(self, file: WholeFile) -> None:
-        """The file has to be fetched once more."""
+    def again(self, job: Job) -> None:
+        """A whole file has to be fetched once more."""
 
     async def wait_throttle(self) -> None:
         """Wait until the user's rate limit allows the next byte."""

@@ -51,6 +51,8 @@ from modelhaul.store.index import ProvenIndex
 
 TICK = 0.1
 PROGRESS_EVERY = 0.25
+#: A failed request that brought this many bytes costs nothing.
+USEFUL = 64 * 1024
 #: Large files that may be open beyond need, so that one can be proven while the next is fetched.
 _OPEN_AHEAD = 2
 
@@ -137,6 +139,7 @@ class Engine:
                 raise single_error(failed) from failed
             finally:
                 with anyio.CancelScope(shield=True):
+                    await self._batch.close()
                     await self.threads.write(self._discard_parts, tasks)
         self._progress()
         if self._fatal is not None:
@@ -252,13 +255,13 @@ class Engine:
     def recorded(self, count: int) -> None:
         self._budget.earn(count)
 
-    def add_job(self, file: LargeFile) -> None:
-        self._scheduler.pending -= file.order.file.size or 0
-        self._scheduler.add(file.ranges)
+    def add_job(self, job: Job) -> None:
+        self._scheduler.pending -= job.size or 0
+        self._scheduler.add(job)
         self._dispatch()
 
-    def remove_job(self, file: LargeFile) -> None:
-        for lease in self._scheduler.remove(file.ranges):
+    def remove_job(self, job: Job) -> None:
+        for lease in self._scheduler.remove(job):
             self._revoke(lease)
         self._dispatch()
 
@@ -266,9 +269,8 @@ class Engine:
         self._last_news = anyio.current_time()
         self._dispatch()
 
-    def again(self, file: WholeFile) -> None:
-        assert file.job is not None
-        self._scheduler.again(file.job)
+    def again(self, job: Job) -> None:
+        self._scheduler.again(job)
 
     async def wait_throttle(self) -> None:
         delay = self._debt_until - anyio.current_time()
@@ -412,8 +414,12 @@ class Engine:
     def _carry_out(self, judgement: Judgement, asking: Asking, error: HaulError) -> bool:
         """Tell origin, source and address; True if the next try costs from the budget."""
         now = anyio.current_time()
-        lane, source = asking.lane, asking.lease.source
+        lane, source, lease = asking.lane, asking.lease.source, asking.lease
         counts = True  # requests that fail together are one failure
+        useful = not lease.job.whole and lease.position - lease.start >= USEFUL
+        if useful:
+            # Whatever ended it, it worked: a line that is cut every megabyte goes on for ever.
+            lane.health.good()
         if judgement.slower:
             lane.pace.refused(now, lane.active)
         if judgement.pause is not None:
@@ -428,7 +434,7 @@ class Engine:
             source.fault()
         if judgement.drop:
             source.alive = False
-        return judgement.costs and counts
+        return judgement.costs and counts and not useful
 
     def _retrying(self, asking: Asking, reason: str) -> None:
         path = asking.task.order.file.path

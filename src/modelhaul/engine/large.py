@@ -287,7 +287,7 @@ class LargeFile(Task):
         """Fetch until the digest is right, with writer, hasher and barriers beside."""
         self.ranges.todo = self._have.gaps(Span(0, self._size))
         self.ranges.frontier = self._have.frontier()
-        self.context.add_job(self)
+        self.context.add_job(self.ranges)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._write_pieces)
@@ -300,7 +300,7 @@ class LargeFile(Task):
         except BaseExceptionGroup as failed:
             raise single_error(failed) from failed
         finally:
-            self.context.remove_job(self)
+            self.context.remove_job(self.ranges)
 
     # -- 1 and 2: bytes at their offsets, then their records -----------------------------------
 

@@ -23,14 +23,21 @@ _MARGIN = 5.0
 _LONG_AGO = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Target:
-    """An address to ask. `signed`: it came from a redirect and may expire."""
+    """An address to ask.
+
+    Attributes:
+        url, origin, headers: what to send where.
+        signed: it came from a redirect and may expire.
+        settled: it has worked, and others use it.
+    """
 
     url: str
     origin: str
     headers: dict[str, str]
     signed: bool
+    settled: bool = False
 
 
 class Location:
@@ -76,6 +83,7 @@ class Location:
 
     def settle(self, target: Target) -> None:
         """The address works: everybody may use it."""
+        target.settled = True
         self._settled = target
         self._expires = expiry(target.url) if target.signed else None
         self._land()
@@ -85,8 +93,10 @@ class Location:
         self._land()
 
     def expire(self, target: Target) -> bool:
-        """The address does not work any more. Only the first report counts: False for others."""
-        if self._settled is not target and self._flight is None:
+        """The address does not work. Only the first report of one counts: False for others."""
+        if not target.settled:
+            return True  # only its finder knows it
+        if self._settled is not target:
             return False
         self._settled = None
         return True

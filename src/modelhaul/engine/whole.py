@@ -157,13 +157,15 @@ class WholeFile(Task):
             await self.context.threads.write(self._restart)
         file, digest = self.order.file, self._sha256.hexdigest()
         if file.sha256 is not None and digest != file.sha256:
-            if self._refetches < _MOST_REFETCHES:
+            if self._written and self._refetches < _MOST_REFETCHES:
                 self._refetches += 1
-                self.context.again(self)
+                assert self.job is not None
+                self.context.again(self.job)
                 return
+            origins = f" (fetched twice, from {', '.join(self.tally.sources)})"
             raise IntegrityError(
                 f"{file.path}: SHA-256 is {digest}, should be {file.sha256}"
-                f" (fetched twice, from {', '.join(self.tally.sources)})",
+                f"{origins if self._written else ''}",
                 hint="source and listing disagree; nothing was left under its name",
             )
         assert self._part is not None
@@ -220,22 +222,22 @@ class Batch:
         self._full.set()
 
     async def run(self) -> None:
-        """Publish batches until cancelled; what is ready by then is still published."""
-        try:
-            while True:
-                await self._begun.wait()
-                if self._context.burst is not None:
-                    await self._publish_burst(self._context.burst)
-                    continue
-                with anyio.move_on_after(BATCH_SECONDS):
-                    await self._full.wait()
-                await self._publish(self._take())
-        finally:
-            with anyio.CancelScope(shield=True):
-                if self._context.burst is not None:
-                    await self._give_up(self._take())
-                else:
-                    await self._publish(self._take())
+        """Publish batches until cancelled."""
+        while True:
+            await self._begun.wait()
+            if self._context.burst is not None:
+                await self._publish_burst(self._context.burst)
+                continue
+            with anyio.move_on_after(BATCH_SECONDS):
+                await self._full.wait()
+            await self._publish(self._take())
+
+    async def close(self) -> None:
+        """The run is over, however: publish what is ready, unless it had to wait for others."""
+        if self._context.burst is not None:
+            await self._give_up(self._take())
+        else:
+            await self._publish(self._take())
 
     async def _give_up(self, batch: list[Ready]) -> None:
         for ready in batch:
@@ -258,6 +260,11 @@ class Batch:
         await self._publish(self._take())
 
     async def _publish(self, batch: list[Ready]) -> None:
+        # Begun is finished: a cancelled half would leave open parts that nobody knows.
+        with anyio.CancelScope(shield=True):
+            await self._publish_shielded(batch)
+
+    async def _publish_shielded(self, batch: list[Ready]) -> None:
         context = self._context
         try:
             async with anyio.create_task_group() as group:

@@ -1,0 +1,218 @@
+"""A network in memory: files behind URLs, lines with a rate and a delay, faults by script.
+
+It answers through the product's own `rules.judge`, so an answer that the rules refuse is refused
+here for the same reason as on a real socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import anyio
+
+from modelhaul.core.span import Span
+from modelhaul.errors import ConnectionLost, TransportError
+from modelhaul.net import rules
+from modelhaul.net.transport import Answer, Receiver, Redirect, Request, Response
+
+SLICE = 64 * 1024
+
+
+@dataclass
+class Served:
+    """One file behind a URL.
+
+    Attributes:
+        data: its bytes.
+        rate: bytes/s of one connection.
+        delay: seconds to the head of an answer.
+        headers: more headers of every answer.
+        redirect: where the URL leads instead, as a function of the request.
+    """
+
+    data: bytes = b""
+    rate: float = 100e6
+    delay: float = 0.02
+    headers: Mapping[str, str] = field(default_factory=dict)
+    redirect: Callable[[Request], str] | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How one answer goes wrong.
+
+    Attributes:
+        error: raised instead of an answer.
+        status: with `headers`, instead of the right answer's.
+        cut: bytes of the body after which the connection is lost.
+        silent: bytes of the body after which nothing comes any more.
+        rate: bytes/s instead of the file's.
+        flip: positions in the file whose byte is wrong in this answer.
+        serve: the span that is really sent, header included, instead of the one asked for.
+        ignore_range: send the whole body with 200.
+    """
+
+    error: Exception | None = None
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: int | None = None
+    silent: int | None = None
+    rate: float | None = None
+    flip: tuple[int, ...] = ()
+    serve: Span | None = None
+    ignore_range: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request that reached the network."""
+
+    number: int
+    time: float
+    url: str
+    span: Span
+    whole: bool
+    headers: Mapping[str, str]
+
+
+class FakeNetwork:
+    """Implements `modelhaul.net.transport.Transport`.
+
+    Args:
+        files: by URL.
+        fault: looks at each request and may make its answer go wrong.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, Served],
+        fault: Callable[[Asked], Fault | None] = lambda asked: None,
+    ) -> None:
+        self.files = dict(files)
+        self.fault = fault
+        self.asked: list[Asked] = []
+        self.calls: list[str] = []
+        self.answers: dict[str, Callable[[str], Response]] = {}
+        self.active = 0
+        self.most_active = 0
+        self.sent = 0
+        self.closed = 0
+
+    async def fetch(self, request: Request, receiver: Receiver) -> Answer | Redirect:
+        asked = Asked(
+            len(self.asked),
+            anyio.current_time(),
+            request.url,
+            request.span,
+            request.whole,
+            dict(request.headers),
+        )
+        self.asked.append(asked)
+        self.active += 1
+        self.most_active = max(self.most_active, self.active)
+        try:
+            return await self._answer(request, receiver, self.fault(asked) or Fault())
+        finally:
+            self.active -= 1
+
+    async def _answer(
+        self, request: Request, receiver: Receiver, fault: Fault
+    ) -> Answer | Redirect:
+        served = self.files.get(request.url)
+        await anyio.sleep(served.delay if served else 0.02)
+        if fault.error is not None:
+            raise fault.error
+        status, headers, span = self._head(request, served, fault)
+        answer = rules.judge(request, status, headers, now=0.0)
+        if isinstance(answer, Redirect):
+            return answer
+        assert served is not None
+        receiver.started(answer)
+        data = bytearray(served.data)
+        for position in fault.flip:
+            data[position] ^= 0xFF
+        await self._body(request, receiver, memoryview(data), span, served, fault)
+        return answer
+
+    def _head(
+        self, request: Request, served: Served | None, fault: Fault
+    ) -> tuple[int, dict[str, str], Span]:
+        if fault.status is not None:
+            return fault.status, dict(fault.headers), Span(0, 0)
+        if served is None:
+            return 404, {}, Span(0, 0)
+        if served.redirect is not None:
+            return 302, {"location": served.redirect(request)}, Span(0, 0)
+        size = len(served.data)
+        if request.whole or fault.ignore_range:
+            headers = {"content-length": str(size), **served.headers, **fault.headers}
+            return 200, headers, Span(0, size)
+        span = fault.serve or request.span
+        headers = {
+            "content-range": f"bytes {span.start}-{span.stop - 1}/{size}",
+            "content-length": str(span.length),
+            **served.headers,
+            **fault.headers,
+        }
+        return 206, headers, span
+
+    async def _body(
+        self,
+        request: Request,
+        receiver: Receiver,
+        data: memoryview,
+        span: Span,
+        served: Served,
+        fault: Fault,
+    ) -> None:
+        rate = fault.rate or served.rate
+        position, sent = span.start, 0
+        skip = request.span.start - span.start
+        while position < span.stop and receiver.wanted() > 0:
+            step = min(SLICE, span.stop - position)
+            for limit in (fault.cut, fault.silent):
+                if limit is not None:
+                    step = min(step, limit - sent)
+            if step > 0:
+                await anyio.sleep(step / rate)
+                piece = data[position : position + step]
+                position += step
+                sent += step
+                self.sent += step
+                dropped = min(skip, len(piece))
+                skip -= dropped
+                piece = piece[dropped:]
+                while piece:
+                    buffer = await receiver.wait_buffer()
+                    if not buffer:
+                        return
+                    count = min(len(buffer), len(piece))
+                    buffer[:count] = piece[:count]
+                    receiver.commit(count)
+                    piece = piece[count:]
+            if fault.cut is not None and sent >= fault.cut:
+                raise ConnectionLost("the connection was cut")
+            if fault.silent is not None and sent >= fault.silent:
+                await anyio.sleep_forever()
+
+    async def call(
+        self, url: str, *, headers: Mapping[str, str], limit: int
+    ) -> Response | Redirect:
+        self.calls.append(url)
+        await anyio.sleep(0.02)
+        for prefix, answer in self.answers.items():
+            if url.startswith(prefix):
+                return answer(url)
+        return Response(status=404, headers={}, body=b"{}")
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+class Refusing(FakeNetwork):
+    """A network in which nobody answers."""
+
+    async def fetch(self, request: Request, receiver: Receiver) -> Answer | Redirect:
+        await anyio.sleep(0.01)
+        raise TransportError("nobody answers")
