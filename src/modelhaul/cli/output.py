@@ -6,8 +6,10 @@ A view is a listener for events with a beginning and an end. The one for termina
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import re
 import sys
 import time
@@ -186,6 +188,10 @@ def write_line(stream: TextIO | None, text: str) -> None:
             encoding = stream.encoding or "ascii"
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         stream.flush()
+    except BrokenPipeError:
+        # The reader is gone (`| head`). The download counts; and the interpreter must not fail
+        # over it when it flushes at the end.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError):
-        # The reader is gone (`| head`), or stdout was closed on purpose. The download counts.
-        return
+        return  # closed on purpose, or a full disk behind a redirection

@@ -181,7 +181,9 @@ class Scheduler:
         if job.whole:
             self._whole.append(job)
         else:
+            # Files are opened side by side and come in any order; they are served in theirs.
             self._ranged[job.key] = job
+            self._ranged = dict(sorted(self._ranged.items()))
 
     def remove(self, job: Job) -> list[Lease]:
         """Forget a job. Returns its leases that are still out, revoked."""

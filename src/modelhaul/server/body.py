@@ -100,10 +100,10 @@ async def send_file(
     response.content_length = whole.length
     if span is not None:
         response.headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{file.size}"
-    await response.prepare(request)
     sent = 0
     began = time.monotonic()
     try:
+        await response.prepare(request)
         if request.method != "HEAD":
             throttle = None if rate is None else Throttle(rate, burst=0.05)
             async with aiofiles.open(file.disk, "rb") as source:

@@ -168,9 +168,8 @@ class _Hub:
 
     async def _repository(self, request: web.Request) -> Shelved:
         self._check_token(request)
-        kind: Kind = "dataset" if request.match_info["kind"] == "datasets" else "model"
         found = await self._shelf.find(
-            kind, request.match_info["owner"], request.match_info["name"]
+            _kind(request), request.match_info["owner"], request.match_info["name"]
         )
         if found is None:
             raise web.HTTPNotFound
@@ -284,8 +283,15 @@ class _Hub:
     async def _send(
         self, request: web.Request, revision: str | None, path: str
     ) -> web.StreamResponse:
-        shelved = await self._repository(request)
-        found = await self._snapshot(shelved, revision)
+        self._check_token(request)
+        found = await self._shelf.listed(
+            _kind(request),
+            request.match_info["owner"],
+            request.match_info["name"],
+            revision or DEFAULT_REVISION,
+        )
+        if found is None:
+            raise web.HTTPNotFound
         file = found.files.get(path)
         if file is None or not file.unchanged():
             raise web.HTTPNotFound
@@ -347,6 +353,10 @@ def _folder_row(path: str) -> dict[str, Any]:
         "Revision": "",
         "Sha256": "",
     }
+
+
+def _kind(request: web.Request) -> Kind:
+    return "dataset" if request.match_info["kind"] == "datasets" else "model"
 
 
 def _number(shelved: Shelved) -> int:

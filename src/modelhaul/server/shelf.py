@@ -87,6 +87,7 @@ class Shelf:
         self._index = index
         self._threads = threads
         self._snapshots: dict[Path, tuple[tuple[tuple[str, Stamp], ...], ServedSnapshot]] = {}
+        self._listed: dict[tuple[Kind, str, str, str], ServedSnapshot] = {}
         self._locks: dict[Path, anyio.Lock] = {}
 
     async def repositories(self) -> list[Shelved]:
@@ -94,22 +95,46 @@ class Shelf:
         return await self._threads.write(lambda: sorted(_scan(self.root)))
 
     async def find(self, kind: Kind, owner: str, name: str) -> Shelved | None:
-        """One repository, None if there is none of that name."""
+        """One repository as it is now, None if there is none of that name."""
         for shelved in await self.repositories():
             if (shelved.kind, shelved.owner, shelved.name) == (kind, owner, name):
                 return shelved
         return None
 
     async def snapshot(self, shelved: Shelved, revision: str) -> ServedSnapshot | None:
-        """A revision, by name or by commit; None if there is none. Hashes what is new."""
+        """A revision as it is now, by name or by commit; None if there is none. Hashes what is new.
+
+        What it was is remembered, for `listed()`.
+        """
         for name, folder in shelved.folders:
             if name == revision:
-                return await self._read(folder)
+                return self._remember(shelved, await self._read(folder), name)
         for _, folder in shelved.folders:
             found = await self._read(folder)
             if found.commit == revision:
-                return found
+                return self._remember(shelved, found)
         return None
+
+    async def listed(
+        self, kind: Kind, owner: str, name: str, revision: str
+    ) -> ServedSnapshot | None:
+        """A revision as it was listed last; looked at now only if it never was.
+
+        Serving a file must not cost a look at all the others.
+        """
+        known = self._listed.get((kind, owner, name, revision))
+        if known is not None:
+            return known
+        shelved = await self.find(kind, owner, name)
+        return None if shelved is None else await self.snapshot(shelved, revision)
+
+    def _remember(
+        self, shelved: Shelved, found: ServedSnapshot, name: str | None = None
+    ) -> ServedSnapshot:
+        for revision in (found.commit, name):
+            if revision is not None:
+                self._listed[shelved.kind, shelved.owner, shelved.name, revision] = found
+        return found
 
     async def by_digest(self, sha256: str) -> ServedFile | None:
         """Any file with this digest among what has been listed."""

@@ -1,0 +1,165 @@
+"""Killed, stopped, run again: by the server's own count."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import World, content, last_line, tree
+from tests.support.hub import hub_in_thread
+
+pytestmark = pytest.mark.command
+
+MIB = 1 << 20
+SIZE = 96 * MIB
+RATE = 4_000_000  # bytes/s of one connection
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[World]:
+    """A hub on which a download takes a few seconds, and a user in front of it."""
+    root, home, work = tmp_path / "hub", tmp_path / "home", tmp_path / "work"
+    for folder in (root, home, work):
+        folder.mkdir()
+    with hub_in_thread(root, tmp_path / "requests.jsonl", rate=RATE) as hub:
+        world = World(hub, home, work)
+        half = SIZE // 2
+        world.put(
+            "acme/large", {"a.safetensors": content(half, 1), "b.safetensors": content(half, 2)}
+        )
+        yield world
+
+
+def stored(folder: Path) -> int:
+    """Bytes that are really on the disk."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def wait_for(world: World, process: subprocess.Popen[str], size: int) -> None:
+    """Until `size` bytes of the download are on the disk."""
+    limit = time.monotonic() + 30
+    while stored(world.work) < size:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def sent(world: World) -> tuple[int, int]:
+    """Bytes that the server sent, and how many answers were cut."""
+    entries = [json.loads(line) for line in world.hub.log.read_text().splitlines()]
+    cut = sum(entry["sent"] < entry["stop"] - entry["start"] for entry in entries)
+    return sum(entry["sent"] for entry in entries), cut
+
+
+def test_a_killed_download_continues_where_it_was(slow: World) -> None:
+    """SIGKILL half-way: at most 1 MiB per connection, a second and the buffers are sent twice."""
+    first = slow.start("download", "acme/large", "--local-dir", "m", "--connections", "6")
+    wait_for(slow, first, SIZE * 3 // 5)
+    first.kill()
+    first.communicate()
+    limit = time.monotonic() + 10
+    while sent(slow)[1] == 0 and time.monotonic() < limit:
+        time.sleep(0.05)  # the server notices a dead connection when it writes the next time
+    _, connections = sent(slow)
+    listed = slow.run("parts", "m")
+
+    again = slow.run("download", "acme/large", "--local-dir", "m")
+
+    assert again.returncode == 0, again.stderr
+    assert tree(slow.work / "m") == {
+        "a.safetensors": content(SIZE // 2, 1),
+        "b.safetensors": content(SIZE // 2, 2),
+    }
+    assert "acme/large: " in listed.stdout
+    total, _ = sent(slow)
+    with socket.socket() as probe:
+        buffer = probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    assert 1 <= connections <= 6
+    allowed = connections * (MIB + buffer) + 6 * RATE
+    assert allowed < SIZE // 2
+    assert total - SIZE <= allowed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_stopped_download_says_so_keeps_its_progress_and_exits_130(
+    slow: World, number: signal.Signals
+) -> None:
+    """Within two seconds, with nothing on stdout, and what arrived is used by the next run."""
+    process = slow.start("download", "acme/large", "--local-dir", "m")
+    wait_for(slow, process, SIZE // 4)
+
+    began = time.monotonic()
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=20)
+    seconds = time.monotonic() - began
+
+    assert process.returncode == 130
+    assert seconds < 2.5
+    assert out == ""
+    assert "what arrived is kept" in errors
+    assert "Traceback" not in errors
+    again = slow.run("download", "acme/large", "--local-dir", "m", "--json")
+    planned = [json.loads(line) for line in again.stdout.splitlines()][1]
+    assert planned["event"] == "planned"
+    assert planned["reuse"] >= SIZE // 4 - MIB
+    assert len(tree(slow.work / "m")) == 2
+
+
+def test_two_processes_on_one_folder_share_the_work(slow: World) -> None:
+    """The second waits for the first and finds the files complete: nothing is sent twice."""
+    one = slow.start("download", "acme/large", "--local-dir", "m")
+    wait_for(slow, one, MIB)
+    two = slow.start("download", "acme/large", "--local-dir", "m")
+
+    results = [process.communicate(timeout=60) for process in (one, two)]
+
+    assert [one.returncode, two.returncode] == [0, 0], results
+    assert all(last_line(out) == str(slow.work / "m") for out, _ in results)
+    assert len(tree(slow.work / "m")) == 2
+    assert sent(slow)[0] <= SIZE + 8 * MIB
+
+
+def test_clean_removes_what_a_kill_left(slow: World) -> None:
+    """`parts` lists it with sizes, `clean` removes it and says how much that was."""
+    process = slow.start("download", "acme/large", "--local-dir", "m", "--connections", "6")
+    wait_for(slow, process, SIZE // 2)
+    process.kill()
+    process.communicate()
+
+    listed = slow.run("parts", "m", "--json")
+    cleaned = slow.run("clean", "m")
+    after = slow.run("parts", "m")
+
+    works = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert {work["size"] for work in works} == {SIZE // 2}
+    assert sum(work["have"] for work in works) >= SIZE // 2 - 6 * (MIB + RATE)
+    assert "freed" in cleaned.stdout
+    assert after.stdout == ""
+    assert os.listdir(slow.work / "m") == []
+
+
+def test_clean_leaves_alone_what_a_running_process_works_on(slow: World) -> None:
+    """A download in motion is not unfinished business."""
+    process = slow.start("download", "acme/large", "--local-dir", "m", "--connections", "6")
+    wait_for(slow, process, SIZE // 8)
+
+    cleaned = slow.run("clean", "m")
+    _, errors = process.communicate(timeout=60)
+
+    assert "in use" in cleaned.stderr
+    assert process.returncode == 0, errors
+    assert len(tree(slow.work / "m")) == 2

@@ -1,0 +1,133 @@
+"""The embedded hub in a thread of its own, with a switch for faults and a record of requests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+from aiohttp import web
+
+from modelhaul.engine.threads import WorkerThreads
+from modelhaul.server.body import RequestLog
+from modelhaul.server.modelscope import ServeOptions, cdn_app, hub_app
+from modelhaul.server.serve import running
+from modelhaul.server.shelf import Shelf
+from modelhaul.store.index import ProvenIndex
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+#: Looks at a request before it is answered; returns an answer of its own, or None.
+Fault = Callable[[web.Request], web.StreamResponse | None]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request as it reached a server."""
+
+    server: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+
+
+@dataclass
+class TestHub:
+    """A running hub.
+
+    Attributes:
+        root: the folder that is served; files put there are seen at once.
+        url: its address; `cdn` that of the store large files are redirected to.
+        seen: every request so far.
+        fault: may answer in place of the hub; set it while it runs.
+        log: request log with the bytes really sent.
+    """
+
+    root: Path
+    log: Path
+    url: str = ""
+    cdn: str = ""
+    seen: list[Seen] = field(default_factory=list)
+    fault: Fault = lambda request: None
+
+    def files_asked(self) -> list[Seen]:
+        """Requests for bytes of files."""
+        return [
+            seen
+            for seen in self.seen
+            if seen.path.endswith("/repo") or seen.path.startswith("/blob/")
+        ]
+
+
+@contextmanager
+def hub_in_thread(root: Path, log: Path, **options: Any) -> Iterator[TestHub]:
+    """Serve `root` on loopback while the block runs.
+
+    Args:
+        root: holds owner/name/ trees.
+        log: file for the request log.
+        options: changes to `ServeOptions`.
+    """
+    hub = TestHub(root, log)
+    ready = threading.Event()
+    stop: list[Callable[[], None]] = []
+    failure: list[BaseException] = []
+
+    async def main() -> None:
+        index = ProvenIndex(log.parent / "hub-index.sqlite")
+        shelf = Shelf(root, index, WorkerThreads())
+        with log.open("a") as file:
+            settings = replace(
+                ServeOptions(secret=b"test secret", log=RequestLog(file), cdn_from=100_000),
+                **options,
+            )
+            async with running(
+                _watched(cdn_app(shelf, settings), hub, "cdn"), "127.0.0.1", 0
+            ) as cdn:
+                settings = replace(settings, cdn=cdn)
+                app = _watched(hub_app(shelf, settings), hub, "hub")
+                async with running(app, "127.0.0.1", 0) as url:
+                    hub.url, hub.cdn = url, cdn
+                    done = anyio.Event()
+                    token = anyio.lowlevel.current_token()
+                    stop.append(lambda: anyio.from_thread.run_sync(done.set, token=token))
+                    ready.set()
+                    await done.wait()
+        index.close()
+
+    def run() -> None:
+        try:
+            anyio.run(main)
+        except BaseException as error:
+            failure.append(error)
+            raise
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, name="test hub")
+    thread.start()
+    try:
+        ready.wait(10)
+        if failure:
+            raise failure[0]
+        yield hub
+    finally:
+        if stop:
+            stop[0]()
+        thread.join(10)
+
+
+def _watched(app: web.Application, hub: TestHub, server: str) -> web.Application:
+    @web.middleware
+    async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
+        hub.seen.append(
+            Seen(server, request.path, dict(request.query), dict(request.headers.items()))
+        )
+        answer = hub.fault(request)
+        return answer if answer is not None else await handler(request)
+
+    app.middlewares.insert(0, watch)
+    return app
