@@ -1,0 +1,293 @@
+"""Origins, what may be shown of a URL, and where a redirect may lead."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelhaul.core.origin import MAX_URL, Origin, origin_of, redirect_target, shown
+from modelhaul.errors import ProtocolError, UsageError
+
+thorough = settings(derandomize=True, deadline=None, max_examples=300)
+
+BASE = "https://hub.example/api/v1/file?Revision=master"
+
+
+# -- origins ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "text"),
+    [
+        ("https://hub.example", Origin("https", "hub.example", 443), "https://hub.example"),
+        ("HTTPS://HUB.Example:443/x", Origin("https", "hub.example", 443), "https://hub.example"),
+        ("http://hub.example/x?y", Origin("http", "hub.example", 80), "http://hub.example"),
+        ("http://hub.example:443", Origin("http", "hub.example", 443), "http://hub.example:443"),
+        (
+            "https://u:p@hub.example:8443/",
+            Origin("https", "hub.example", 8443),
+            "https://hub.example:8443",
+        ),
+        (
+            "https://evil.example@hub.example/",
+            Origin("https", "hub.example", 443),
+            "https://hub.example",
+        ),
+        ("http://[::1]:8000/x", Origin("http", "::1", 8000), "http://[::1]:8000"),
+        ("http://127.0.0.1", Origin("http", "127.0.0.1", 80), "http://127.0.0.1"),
+    ],
+)
+def test_an_origin_is_scheme_host_and_port(url: str, origin: Origin, text: str) -> None:
+    """In lower case, with the default port filled in and left out when shown."""
+    found = origin_of(url)
+
+    assert found == origin
+    assert str(found) == text
+    assert origin_of(text) == origin
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "http://hub.example",
+        "https://hub.example:444",
+        "https://www.hub.example",
+        "https://hub.example.evil.example",
+        "https://hub-example",
+        "https://hub.example@evil.example",
+        "https://hub.example.",
+    ],
+)
+def test_these_are_somebody_else(other: str) -> None:
+    """Another scheme, port or name never sees a credential."""
+    assert origin_of(other) != origin_of("https://hub.example")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "hub.example/x",
+        "//hub.example/x",
+        "/x",
+        "ftp://hub.example",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "https:///x",
+        "https://",
+        "https://:443/",
+        "https://hub.example:x/",
+        "https://hub.example:70000/",
+        "https://[::1/",
+        "https://user@/",
+    ],
+)
+def test_what_is_no_http_url_is_refused(url: str) -> None:
+    """No scheme that we speak, no host, or a port that is none."""
+    with pytest.raises(UsageError):
+        origin_of(url)
+
+
+# -- what may be shown -----------------------------------------------------------------------------
+
+words = st.text(st.sampled_from("abcXYZ019-._~%"), min_size=1, max_size=12)
+secrets = words.map(lambda word: f"SECRET{word}SECRET")
+
+
+@thorough
+@given(
+    scheme=st.sampled_from(["http", "https", "HTTPS", "ftp"]),
+    user=secrets,
+    password=st.one_of(st.none(), secrets),
+    host=st.sampled_from(["hub.example", "hub.example:8443", "[::1]:80", "bücher.example"]),
+    path=st.lists(words, max_size=4),
+    query=st.lists(st.tuples(words, secrets), min_size=1, max_size=3),
+    fragment=st.one_of(st.none(), secrets),
+)
+def test_neither_user_nor_query_nor_fragment_is_shown(
+    scheme: str,
+    user: str,
+    password: str | None,
+    host: str,
+    path: list[str],
+    query: list[tuple[str, str]],
+    fragment: str | None,
+) -> None:
+    """Host and path are; signatures, tokens and passwords are not."""
+    account = user if password is None else f"{user}:{password}"
+    arguments = "&".join(f"{name}={value}" for name, value in query)
+    end = "" if fragment is None else f"#{fragment}"
+    where = "/".join(["", *path])
+
+    text = shown(f"{scheme}://{account}@{host}{where}?{arguments}{end}")
+
+    assert "SECRET" not in text
+    assert text == f"{scheme.lower()}://{host}{where}"
+
+
+@thorough
+@given(url=st.text(max_size=60))
+def test_any_text_can_be_shown(url: str) -> None:
+    """Errors quote URLs before they are known to be URLs: on one printable line."""
+    text = shown(url)
+
+    assert text.isprintable()
+
+
+@thorough
+@given(
+    address=st.sampled_from(
+        ["https://[SECRET/", "https://u:SECRET@[::1/", "https://[zz]/?SECRET", "//[SECRET"]
+    )
+)
+def test_nothing_is_shown_of_a_url_that_cannot_be_read(address: str) -> None:
+    """Where the parts are not known, no part is safe."""
+    assert shown(address) == "(unreadable URL)"
+
+
+def test_a_long_url_is_cut() -> None:
+    """A log line stays a line."""
+    assert len(shown("https://hub.example/" + 10_000 * "x")) == 500
+
+
+@pytest.mark.parametrize("url", ["ftp://u:SECRET@hub.example/?SECRET", "https:///?SECRET"])
+def test_the_error_about_a_url_does_not_repeat_its_secrets(url: str) -> None:
+    """Messages are shown to people and written to logs."""
+    with pytest.raises(UsageError) as caught:
+        origin_of(url)
+
+    assert "SECRET" not in caught.value.message
+
+
+# -- redirects -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("https://cdn.example/blob?sig=1", "https://cdn.example/blob?sig=1"),
+        ("//cdn.example/blob", "https://cdn.example/blob"),
+        ("/blob?x=1", "https://hub.example/blob?x=1"),
+        ("blob", "https://hub.example/api/v1/blob"),
+        ("../blob", "https://hub.example/api/blob"),
+        ("?x=1", "https://hub.example/api/v1/file?x=1"),
+        (" https://cdn.example/blob ", "https://cdn.example/blob"),
+        ("HTTPS://cdn.example/blob", "https://cdn.example/blob"),
+    ],
+)
+def test_a_location_is_absolute_or_relative_to_the_url(location: str, target: str) -> None:
+    """RFC 9110 section 10.2.2 allows both."""
+    assert redirect_target(BASE, location) == target
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("https://cdn.example/权重 1.bin", "https://cdn.example/%E6%9D%83%E9%87%8D%201.bin"),
+        ("https://cdn.example/a%20b?s=%2F%2f", "https://cdn.example/a%20b?s=%2F%2f"),
+        ("https://cdn.example/é?s=a+b/c==", "https://cdn.example/%C3%A9?s=a+b/c=="),
+        ("https://cdn.example/a?s=100%", "https://cdn.example/a?s=100%"),
+    ],
+)
+def test_what_is_not_ascii_is_quoted_and_nothing_twice(location: str, target: str) -> None:
+    """Servers send raw UTF-8 and blanks; what is quoted already stays byte by byte."""
+    assert redirect_target(BASE, location) == target
+
+
+ESCAPES = ["%2F", "%2f", "%20", "%E6%9D%83", "%zz", "%"]
+queries = st.lists(
+    st.one_of(st.sampled_from(ESCAPES), st.sampled_from("abcXYZ019-._~!$&'()*+,=:@/?")),
+    min_size=1,
+    max_size=30,
+).map("".join)
+segments = st.lists(
+    st.one_of(st.sampled_from(ESCAPES), st.sampled_from("abcXYZ019-_~!$&'()*+,=:@")),
+    min_size=1,
+    max_size=8,
+).map("".join)
+
+
+@thorough
+@given(
+    path=st.lists(segments, max_size=4), query=queries, base=st.sampled_from([BASE, "http://a/"])
+)
+def test_a_signed_address_is_kept_to_the_last_byte(path: list[str], query: str, base: str) -> None:
+    """A signature covers the exact bytes of path and query: nothing is put in order."""
+    location = "/".join(["https://cdn.example", *path]) + f"?{query}"
+
+    assert redirect_target(base, location) == location
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "",
+        "https://cdn.example/" + MAX_URL * "x",
+        "ftp://cdn.example/blob",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "data:text/plain,x",
+        "https:///blob",
+        "https://cdn.example:x/blob",
+        "https://[::1/blob",
+        "//",
+    ],
+)
+def test_a_location_that_cannot_be_followed_is_a_broken_promise(location: str) -> None:
+    """Empty, over-long, another scheme, no host, no port: the server's fault, not a crash."""
+    with pytest.raises(ProtocolError) as caught:
+        redirect_target(BASE, location)
+
+    assert "https://hub.example/api/v1/file" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "location", ["http://hub.example/x", "HTTP://cdn.example/x", "http://hub.example:443/x"]
+)
+def test_a_step_down_to_plain_http_is_refused(location: str) -> None:
+    """What began encrypted does not go on in the open."""
+    with pytest.raises(ProtocolError, match="https to plain http"):
+        redirect_target(BASE, location)
+
+
+@pytest.mark.parametrize("location", ["http://cdn.example/x", "https://cdn.example/x", "/x"])
+def test_plain_http_may_lead_anywhere(location: str) -> None:
+    """There is nothing to lose, and the step up is welcome."""
+    target = redirect_target("http://hub.example/", location)
+
+    assert urlsplit(target).scheme in ("http", "https")
+    assert target.endswith("/x")
+
+
+def test_the_longest_location_is_followed() -> None:
+    """Signed addresses are long; MAX_URL characters are allowed."""
+    location = "https://cdn.example/?s=".ljust(MAX_URL, "x")
+
+    assert redirect_target(BASE, location) == location
+
+
+@pytest.mark.parametrize(
+    "location", ["http://hub.example/?SECRET", "ftp://u:SECRET@cdn.example/", "https://[SECRET/"]
+)
+def test_an_error_about_a_redirect_shows_no_secrets(location: str) -> None:
+    """Neither the signature of the address before nor that of the one behind it."""
+    with pytest.raises(ProtocolError) as caught:
+        redirect_target("https://u:SECRET@hub.example/x?sig=SECRET", location)
+
+    assert "SECRET" not in caught.value.message
+
+
+@thorough
+@given(location=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_any_location_leads_to_http_or_is_refused(location: str) -> None:
+    """No text from a server causes anything but a safe address or a ProtocolError."""
+    try:
+        target = redirect_target(BASE, location)
+    except ProtocolError:
+        return
+
+    assert origin_of(target).scheme == "https"
+    assert target.isascii()

@@ -1,0 +1,912 @@
+"""`store.claim`: who may put a file together, and which of its bytes count."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelhaul.core.journal import LOG_START, PAGE, RECORD_SIZE
+from modelhaul.core.span import Span, SpanSet
+from modelhaul.errors import DiskFull, StorageError
+from modelhaul.store.claim import (
+    ORPHAN_SECONDS,
+    Wanted,
+    claim,
+    part_name,
+    read_runs,
+    recorded,
+    stored,
+    unfinished,
+)
+from modelhaul.store.sink import open_private
+from tests.store.helpers import (
+    CHUNK,
+    DATA,
+    SIZE,
+    STEM,
+    WANTED,
+    claimed,
+    damage,
+    descriptors,
+    have,
+    put,
+    second_process,
+    spans,
+    trace,
+    vouch,
+)
+
+OTHER = dataclasses.replace(WANTED, identity="sha256:" + "0" * 64)
+
+WORKER = """
+from tests.store.helpers import claimed, put, vouch
+mine = claimed(Path(sys.argv[1]))
+put(mine, 0, 500)
+vouch(mine)
+put(mine, 500, 600)
+pause()
+"""
+
+
+def part(folder: Path, stem: str = STEM) -> Path:
+    """The part's path."""
+    return folder / f"{stem}.part"
+
+
+def journal(folder: Path, stem: str = STEM) -> Path:
+    """The journal's path."""
+    return folder / f"{stem}.journal"
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def unfinished_work(folder: Path, *, vouched: int = 5, claims: int = 2, token: str = "") -> None:
+    """Leave work as a killed process would: chunks that are vouched for, then some that are not."""
+    mine = claimed(folder, locks=not token, token=token)
+    for at in range(vouched):
+        put(mine, at * CHUNK, (at + 1) * CHUNK)
+    if vouched:
+        vouch(mine)
+    for at in range(vouched, vouched + claims):
+        put(mine, at * CHUNK, (at + 1) * CHUNK)
+    mine.close()
+
+
+def counted(folder: Path, *, locks: bool = True, token: str = "") -> SpanSet:
+    """What the next run finds."""
+    mine = claimed(folder, locks=locks, token=token)
+    mine.close()
+    return mine.have
+
+
+# -- a fresh claim -------------------------------------------------------------------------------
+
+
+def test_a_fresh_claim_has_a_part_and_a_journal_and_no_byte(tmp_path: Path) -> None:
+    """The part has the file's length and takes no room; nothing in it counts."""
+    mine = claimed(tmp_path)
+
+    assert names(tmp_path) == sorted([f"{STEM}.journal", f"{STEM}.part"])
+    assert (mine.part.size, mine.part.path.stat().st_blocks) == (SIZE, 0)
+    assert mine.have == SpanSet()
+    assert (mine.runs, mine.notes) == ([], [])
+    assert mine.journal.header.label == WANTED.label
+    assert mine.journal.header.inode == mine.part.inode
+    mine.close()
+
+
+def test_part_and_journal_are_durable_before_the_first_byte(
+    tmp_path: Path, needs_strace: None
+) -> None:
+    """Step 0: both synced, then their folder, before anything is recorded."""
+    (tmp_path / "x").mkdir()
+    code = """
+    from tests.store.helpers import STEM, claimed
+    claimed(Path(sys.argv[1]))
+    """
+
+    traced = trace(code, tmp_path / "x", calls="ftruncate,fallocate,pwrite64,fdatasync,fsync")
+
+    assert traced.steps == [
+        *(f"ftruncate {STEM}.part", f"fdatasync {STEM}.part"),
+        *(f"ftruncate {STEM}.journal", f"fallocate {STEM}.journal"),
+        *(f"pwrite64 {STEM}.journal", f"fdatasync {STEM}.journal"),
+        "fsync x",
+    ]
+
+
+def test_content_has_one_name(tmp_path: Path) -> None:
+    """Equal identity and size give one part, whatever the label; anything else another."""
+    relabelled = dataclasses.replace(WANTED, label="another/name", chunk=50)
+    mine = claimed(tmp_path)
+    put(mine, 0, CHUNK)
+    mine.close()
+
+    again = claimed(tmp_path, relabelled)
+    other = claimed(tmp_path, OTHER)
+    longer = claimed(tmp_path, dataclasses.replace(WANTED, size=SIZE + 1))
+
+    assert again.have == spans((0, CHUNK))
+    assert (other.have, longer.have) == (SpanSet(), SpanSet())
+    assert len(names(tmp_path)) == 6
+    assert part_name(WANTED.identity, SIZE) == STEM
+    for one in (again, other, longer):
+        one.close()
+
+
+def test_reserving_too_much_is_a_full_disk_and_leaves_nothing_open(
+    tiny_disk: Callable[..., Path],
+) -> None:
+    """The claim fails as a whole, its lock is free again, and with less it succeeds."""
+    disk = tiny_disk(kib=256)
+    greedy = dataclasses.replace(WANTED, size=1 << 20, chunk=1 << 20, reserve=True)
+    before = descriptors()
+
+    with pytest.raises(DiskFull):
+        claim(disk, greedy, locks=True)
+    after = descriptors()
+    sparse = claimed(disk, dataclasses.replace(greedy, reserve=False))
+
+    assert after == before
+    assert sparse.have == SpanSet()
+    sparse.close()
+
+
+def test_a_full_disk_ends_in_an_error_with_the_journal_intact(
+    tiny_disk: Callable[..., Path],
+) -> None:
+    """What was written before the disk filled up is recorded, and counts in the next run."""
+    disk = tiny_disk(kib=256)
+    size, step = 4 << 20, 32 * 1024
+    data = random.Random(3).randbytes(size)
+    wanted = Wanted(identity="sha256:big", size=size, label="big", chunk=step)
+    mine = claimed(disk, wanted)
+    written = 0
+
+    def fill() -> None:
+        nonlocal written
+        for at in range(0, size, step):
+            mine.part.write_at(data[at : at + step], at)
+            mine.journal.append([have(at, at + step, data)])
+            written = at + step
+
+    with pytest.raises(DiskFull):
+        fill()
+    vouch(mine)
+    mine.close()
+    again = claimed(disk, wanted)
+
+    assert written >= 3 * step
+    assert again.have == spans((0, written))
+    again.close()
+
+
+def test_a_linked_part_or_journal_is_refused(tmp_path: Path) -> None:
+    """A planted link is never written through, and the claim works once it is gone."""
+    (tmp_path / "victim").write_bytes(b"precious")
+    before = descriptors()
+
+    for path in (part(tmp_path), journal(tmp_path)):
+        path.unlink(missing_ok=True)
+        path.symlink_to("victim")
+        with pytest.raises(StorageError):
+            claim(tmp_path, WANTED, locks=True)
+        path.unlink()
+
+    assert descriptors() == before
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert counted(tmp_path) == SpanSet()
+
+
+# -- resuming ------------------------------------------------------------------------------------
+
+
+def test_a_resumed_claim_has_exactly_what_was_recorded(tmp_path: Path) -> None:
+    """Vouched for or checked just now, in any order, with gaps; and it can go on from there."""
+    mine = claimed(tmp_path)
+    put(mine, 300, 400)
+    put(mine, 0, 150)
+    vouch(mine)
+    put(mine, 900, 1000)
+    mine.part.write_at(DATA[500:600], 500)  # written and not recorded: does not count
+    mine.close()
+
+    again = claimed(tmp_path)
+    found = again.have.copy()
+    put(again, 500, 600)
+    again.close()
+
+    assert found == spans((0, 150), (300, 400), (900, 1000))
+    assert [run.span for run in again.runs] == [Span(300, 400), Span(0, 150), Span(900, 1000)]
+    assert {run.source for run in again.runs} == {7}
+    assert again.notes == []
+    assert counted(tmp_path) == spans((0, 150), (300, 400), (500, 600), (900, 1000))
+
+
+steps = st.one_of(
+    st.tuples(st.just("put"), st.integers(0, 9)),
+    st.tuples(st.just("void"), st.integers(0, 9)),
+    st.tuples(st.just("vouch"), st.just(0)),
+    st.tuples(st.just("reopen"), st.just(0)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(steps, max_size=25), st.sets(st.integers(0, 9)))
+def test_what_counts_after_any_history(history: list[tuple[str, int]], damaged: set[int]) -> None:
+    """A chunk counts if it was put and not voided since, and is vouched for or undamaged."""
+    state: dict[int, str] = {}
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        mine = claimed(folder)
+        for what, chunk in history:
+            if what == "put":
+                put(mine, chunk * CHUNK, (chunk + 1) * CHUNK)
+                state.setdefault(chunk, "put")
+            elif what == "void":
+                mine.journal.void([Span(chunk * CHUNK, (chunk + 1) * CHUNK)])
+                state.pop(chunk, None)
+            elif what == "vouch":
+                vouch(mine)
+                state = dict.fromkeys(state, "vouched")
+            else:
+                mine.close()
+                mine = claimed(folder)
+        mine.close()
+        for chunk in damaged & set(state):
+            damage(part(folder), chunk * CHUNK + 5)
+
+        found = counted(folder)
+        found_again = counted(folder)
+
+    expected = SpanSet(
+        Span(chunk * CHUNK, (chunk + 1) * CHUNK)
+        for chunk, how in state.items()
+        if how == "vouched" or chunk not in damaged
+    )
+    assert found == expected
+    assert found_again == expected
+
+
+def test_vouched_bytes_are_not_read_again(tmp_path: Path) -> None:
+    """Resuming costs no reading of what is durable: even damage there goes unseen until proof."""
+    unfinished_work(tmp_path, vouched=5, claims=0)
+    damage(part(tmp_path), 250)
+
+    assert counted(tmp_path) == spans((0, 500))
+
+
+def test_runs_that_nobody_vouched_for_are_checked(tmp_path: Path) -> None:
+    """After a power cut the journal may be ahead of the part: only runs with their CRC count."""
+    unfinished_work(tmp_path, vouched=2, claims=4)
+    damage(part(tmp_path), 350)
+
+    mine = claimed(tmp_path)
+    mine.close()
+
+    assert mine.have == spans((0, 300), (400, 600))
+    assert Span(300, 400) not in [run.span for run in mine.runs]
+
+
+def test_a_run_found_bad_stays_bad(tmp_path: Path) -> None:
+    """It is voided in the journal: a later barrier must not vouch for its record."""
+    unfinished_work(tmp_path, vouched=0, claims=2)
+    damage(part(tmp_path), 50)
+    mine = claimed(tmp_path)
+
+    vouch(mine)
+    mine.close()
+
+    assert counted(tmp_path) == spans((100, 200))
+
+
+def test_a_copied_folder_is_checked_run_by_run(tmp_path: Path) -> None:
+    """A part with another inode is not the file that was vouched for: its good runs count."""
+    (tmp_path / "old").mkdir()
+    unfinished_work(tmp_path / "old", vouched=5, claims=2)
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    damage(part(tmp_path / "new"), 150)
+    damage(part(tmp_path / "new"), 550)
+
+    found = counted(tmp_path / "new")
+
+    assert found == spans((0, 100), (200, 500), (600, 700))
+    assert counted(tmp_path / "old") == spans((0, 700))
+
+
+def test_a_copy_can_be_continued_and_resumed(tmp_path: Path) -> None:
+    """What is added to a copied part counts in later runs like anything else."""
+    (tmp_path / "old").mkdir()
+    unfinished_work(tmp_path / "old")
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+
+    mine = claimed(tmp_path / "new")
+    put(mine, 700, 1000)
+    vouch(mine)
+    mine.close()
+
+    assert counted(tmp_path / "new") == spans((0, SIZE))
+    assert part(tmp_path / "new").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("length", [0, 1, 449, 450, 999])
+def test_a_part_that_lost_its_end_keeps_its_whole_runs(tmp_path: Path, length: int) -> None:
+    """A part of another length is not trusted; after checking it has its length again."""
+    unfinished_work(tmp_path, vouched=10, claims=0)
+    os.truncate(part(tmp_path), length)
+
+    found = counted(tmp_path)
+
+    assert found == spans((0, length // CHUNK * CHUNK))
+    assert part(tmp_path).stat().st_size == SIZE
+
+
+def test_a_part_that_grew_is_checked_and_cut(tmp_path: Path) -> None:
+    """Somebody wrote there: every run is compared with its CRC."""
+    unfinished_work(tmp_path, vouched=5, claims=0)
+    damage(part(tmp_path), 250)
+    os.truncate(part(tmp_path), SIZE + 300)
+
+    found = counted(tmp_path)
+
+    assert found == spans((0, 200), (300, 500))
+    assert part(tmp_path).stat().st_size == SIZE
+
+
+def test_a_journal_without_its_part_is_void(tmp_path: Path) -> None:
+    """The file was published and the removal of the journal was lost: nothing is there."""
+    unfinished_work(tmp_path)
+    part(tmp_path).unlink()
+
+    mine = claimed(tmp_path)
+    mine.close()
+
+    assert (mine.have, mine.notes) == (SpanSet(), [])
+    assert part(tmp_path).read_bytes() == bytes(SIZE)
+    assert counted(tmp_path) == SpanSet()
+
+
+def test_a_part_without_its_journal_begins_again(tmp_path: Path) -> None:
+    """Bytes that nothing explains do not count, and are not left standing either."""
+    unfinished_work(tmp_path)
+    journal(tmp_path).unlink()
+
+    assert counted(tmp_path) == SpanSet()
+    assert part(tmp_path).read_bytes() == bytes(SIZE)
+
+
+def test_length_is_no_progress(tmp_path: Path) -> None:
+    """A part that is as long as the file and reads as zeros has no byte that counts."""
+    claimed(tmp_path).close()
+
+    assert part(tmp_path).stat().st_size == SIZE
+    assert counted(tmp_path) == SpanSet()
+
+
+# -- what cannot be used -------------------------------------------------------------------------
+
+
+def spoil(folder: Path, how: str) -> bytes:
+    """Make the unfinished work in a folder unusable; returns the journal's bytes."""
+    if how == "another file":
+        other = claimed(folder, OTHER)
+        other.part.write_at(DATA[::-1], 0)
+        other.close()
+        stem = part_name(OTHER.identity, OTHER.size)
+        part(folder, stem).rename(part(folder))
+        journal(folder, stem).rename(journal(folder))
+    elif how == "another size":
+        longer = dataclasses.replace(WANTED, size=SIZE + 1)
+        claimed(folder, longer).close()
+        stem = part_name(longer.identity, longer.size)
+        part(folder, stem).rename(part(folder))
+        journal(folder, stem).rename(journal(folder))
+    else:
+        unfinished_work(folder)
+        raw = bytearray(journal(folder).read_bytes())
+        raw[10] ^= 1
+        raw[PAGE + 10] ^= 1
+        journal(folder).write_bytes(raw[:100] if how == "cut header" else raw)
+    return journal(folder).read_bytes()
+
+
+@pytest.mark.parametrize("how", ["another file", "another size", "bad header", "cut header"])
+def test_what_cannot_be_used_is_set_aside_and_named(tmp_path: Path, how: str) -> None:
+    """Never spliced, never deleted: both files are kept, a note says where, and work begins."""
+    old_journal = spoil(tmp_path, how)
+    old_part = part(tmp_path).read_bytes()
+
+    mine = claimed(tmp_path)
+    put(mine, 0, 100)
+    mine.close()
+
+    aside = tmp_path / f"{STEM}.part.aside0"
+    assert aside.read_bytes() == old_part
+    assert (tmp_path / f"{STEM}.part.aside0.journal").read_bytes() == old_journal
+    assert len(mine.notes) == 1
+    assert str(aside) in mine.notes[0]
+    assert counted(tmp_path) == spans((0, 100))
+
+
+def test_setting_aside_twice_keeps_both(tmp_path: Path) -> None:
+    """The second one gets a name of its own."""
+    kept = []
+    for how in ("another file", "bad header"):
+        spoil(tmp_path, how)
+        kept.append(part(tmp_path).read_bytes())
+        claimed(tmp_path).close()
+        part(tmp_path).unlink()
+        journal(tmp_path).unlink()
+
+    asides = [tmp_path / f"{STEM}.part.aside{number}" for number in (0, 1)]
+
+    assert [aside.read_bytes() for aside in asides] == kept
+
+
+def test_the_lock_stays_ours_while_something_is_set_aside(tmp_path: Path) -> None:
+    """The journal keeps its name and its file: nobody slips in between."""
+    spoil(tmp_path, "bad header")
+
+    mine = claimed(tmp_path)
+
+    assert claim(tmp_path, WANTED, locks=True) is None
+    mine.close()
+
+
+def test_a_journal_cut_at_any_byte_of_its_log_is_no_obstacle(tmp_path: Path) -> None:
+    """Whatever a crash left of it: runs before the cut count, later ones do not, nothing raises."""
+    unfinished_work(tmp_path, vouched=3, claims=3)
+    raw = journal(tmp_path).read_bytes()
+    records = 7
+
+    for cut in range(LOG_START, LOG_START + records * RECORD_SIZE + 1):
+        journal(tmp_path).write_bytes(raw[:cut])
+        whole = (cut - LOG_START) // RECORD_SIZE
+        runs = whole if whole < 4 else whole - 1  # the fourth record is the vouching one
+
+        mine = claimed(tmp_path)
+        mine.close()
+
+        assert mine.have == spans((0, runs * CHUNK))
+        assert mine.notes == []
+
+
+def test_a_journal_cut_anywhere_in_its_header_is_no_obstacle(tmp_path: Path) -> None:
+    """With one whole header copy the part stays, without one it is set aside; nothing raises."""
+    (tmp_path / "old").mkdir()
+    unfinished_work(tmp_path / "old")
+
+    for cut in [0, 1, 31, 500, 2048, PAGE - 1, PAGE, PAGE + 1, 6000, LOG_START - 1]:
+        folder = tmp_path / f"cut{cut}"
+        shutil.copytree(tmp_path / "old", folder)
+        os.truncate(journal(folder), cut)
+
+        mine = claimed(folder)
+        put(mine, 0, 100)
+        mine.close()
+
+        assert len(mine.notes) == (1 if 0 < cut < PAGE else 0)
+        assert counted(folder) == spans((0, 100))
+
+
+# -- one process at a time -----------------------------------------------------------------------
+
+
+def test_a_file_has_one_worker_and_a_killed_one_leaves_its_progress(tmp_path: Path) -> None:
+    """None while another process works; after its SIGKILL the claim takes the orphan over."""
+    with second_process(WORKER, tmp_path) as other:
+        other.line()
+        while_held = claim(tmp_path, WANTED, locks=True)
+        another_file = claim(tmp_path, OTHER, locks=True)
+        other.kill()
+
+    mine = claimed(tmp_path)
+
+    assert while_held is None
+    assert another_file is not None
+    assert mine.have == spans((0, 600))
+    another_file.close()
+    mine.close()
+
+
+def test_of_many_processes_one_gets_the_claim(tmp_path: Path) -> None:
+    """Started together, exactly one may work; nobody's lock is lost in the rush."""
+    code = """
+    from modelhaul.store.claim import claim
+    from tests.store.helpers import WANTED
+    pause()
+    mine = claim(Path(sys.argv[1]), WANTED, locks=True)
+    pause("none" if mine is None else "claimed")
+    """
+
+    with (
+        second_process(code, tmp_path) as one,
+        second_process(code, tmp_path) as two,
+        second_process(code, tmp_path) as three,
+    ):
+        everyone = (one, two, three)
+        for process in everyone:
+            process.line()
+        for process in everyone:
+            process.go()
+        answers = sorted(process.line() for process in everyone)
+
+    assert answers == ["claimed", "none", "none"]
+
+
+def test_asking_for_a_busy_file_leaves_nothing_open(tmp_path: Path) -> None:
+    """Waiting for a lock asks again and again: that must not use up descriptors."""
+    mine = claimed(tmp_path)
+    before = descriptors()
+
+    answers = [claim(tmp_path, WANTED, locks=True) for _ in range(20)]
+
+    assert answers == [None] * 20
+    assert descriptors() == before
+    mine.close()
+
+
+# -- where locks lie -----------------------------------------------------------------------------
+
+
+def test_where_locks_lie_each_process_has_its_own_part(tmp_path: Path) -> None:
+    """Two tokens work side by side and never write into each other's file."""
+    one = claimed(tmp_path, locks=False, token="a")
+    two = claimed(tmp_path, locks=False, token="b")
+
+    put(one, 0, 100)
+    put(two, 900, 1000)
+    one.close()
+    two.close()
+
+    assert names(tmp_path) == sorted(
+        f"{STEM}.{token}.{kind}" for token in "ab" for kind in ("journal", "part")
+    )
+    assert part(tmp_path, f"{STEM}.a").read_bytes() == DATA[:100] + bytes(900)
+    assert part(tmp_path, f"{STEM}.b").read_bytes() == bytes(900) + DATA[900:]
+
+
+@pytest.mark.parametrize("locks", [False, True])
+def test_what_others_have_is_copied_live_or_not(tmp_path: Path, locks: bool) -> None:
+    """Runs of other parts are taken over by copying; the others go on undisturbed."""
+    live = claimed(tmp_path, locks=False, token="a")
+    put(live, 0, 300)
+    unfinished_work(tmp_path, vouched=2, claims=1, token="b")
+    others = claimed(tmp_path, locks=False, token="b")
+    put(others, 800, 1000)
+    others.close()
+
+    mine = claimed(tmp_path, locks=locks, token="c")
+    mine.close()
+    put(live, 300, 400)
+    live.close()
+
+    assert mine.have == spans((0, 300), (800, 1000))
+    assert mine.part.path.read_bytes() == DATA[:300] + bytes(500) + DATA[800:]
+    assert any("bytes were taken over" in note for note in mine.notes)
+    assert counted(tmp_path, locks=locks, token="c") == spans((0, 400), (800, 1000))
+    assert counted(tmp_path, locks=False, token="a").covers(Span(0, 400))
+
+
+def test_a_damaged_run_of_another_part_is_not_copied(tmp_path: Path) -> None:
+    """Their journal may be ahead of their disk: the copy itself is compared with the CRC."""
+    unfinished_work(tmp_path, vouched=4, claims=0, token="a")
+    damage(part(tmp_path, f"{STEM}.a"), 250)
+
+    found = counted(tmp_path, locks=False, token="b")
+
+    assert found == spans((0, 200), (300, 400))
+
+
+def test_copied_runs_are_recorded_as_ours(tmp_path: Path) -> None:
+    """The next run has them without the other part, with the source they came from."""
+    unfinished_work(tmp_path, token="a")
+    claimed(tmp_path, locks=False, token="b").close()
+    part(tmp_path, f"{STEM}.a").unlink()
+    journal(tmp_path, f"{STEM}.a").unlink()
+
+    mine = claimed(tmp_path, locks=False, token="b")
+    mine.close()
+
+    assert mine.have == spans((0, 700))
+    assert {run.source for run in mine.runs} == {7}
+
+
+def test_nothing_is_copied_from_a_part_of_another_file(tmp_path: Path) -> None:
+    """The journal's identity decides, not the name."""
+    other = claimed(tmp_path, OTHER)
+    put(other, 0, 500)
+    other.close()
+    stem = part_name(OTHER.identity, OTHER.size)
+    part(tmp_path, stem).rename(part(tmp_path, f"{STEM}.a"))
+    journal(tmp_path, stem).rename(journal(tmp_path, f"{STEM}.a"))
+
+    assert counted(tmp_path, locks=False, token="b") == SpanSet()
+    assert part(tmp_path, f"{STEM}.a").exists()
+
+
+@pytest.mark.parametrize("what", ["no part", "no header", "empty journal", "short part"])
+def test_others_that_cannot_be_read_are_passed_over(tmp_path: Path, what: str) -> None:
+    """Another process may be in the middle of making or removing its files."""
+    unfinished_work(tmp_path, vouched=2, claims=0, token="a")
+    if what == "no part":
+        part(tmp_path, f"{STEM}.a").unlink()
+    elif what == "no header":
+        journal(tmp_path, f"{STEM}.a").write_bytes(b"junk")
+    elif what == "empty journal":
+        journal(tmp_path, f"{STEM}.a").write_bytes(b"")
+    else:
+        os.truncate(part(tmp_path, f"{STEM}.a"), 150)
+
+    found = counted(tmp_path, locks=False, token="b")
+
+    assert found == (spans((0, 100)) if what == "short part" else SpanSet())
+
+
+def test_only_old_orphans_are_removed(tmp_path: Path) -> None:
+    """A part that nobody touched for 7 days is taken for dead, after its bytes were taken over."""
+    for token, start in (("old", 0), ("young", 200)):
+        mine = claimed(tmp_path, locks=False, token=token)
+        put(mine, start, start + 100)
+        mine.close()
+    for token, age in (("old", ORPHAN_SECONDS + 60), ("young", ORPHAN_SECONDS - 600)):
+        moment = time.time() - age
+        os.utime(journal(tmp_path, f"{STEM}.{token}"), (moment, moment))
+
+    found = counted(tmp_path, locks=False, token="me")
+
+    assert found == spans((0, 100), (200, 300))
+    assert names(tmp_path) == sorted(
+        f"{STEM}.{token}.{kind}" for token in ("me", "young") for kind in ("journal", "part")
+    )
+
+
+def test_our_own_old_part_is_no_orphan(tmp_path: Path) -> None:
+    """However old it is, what we claim is never removed, nor are parts of other content."""
+    unfinished_work(tmp_path)
+    claimed(tmp_path, OTHER, locks=False, token="x").close()
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+
+    assert counted(tmp_path) == spans((0, 700))
+    assert len(names(tmp_path)) == 4
+
+
+# -- the end of a claim --------------------------------------------------------------------------
+
+
+def test_a_finished_claim_leaves_only_the_file(tmp_path: Path) -> None:
+    """After publishing the journal goes, and the lock with it."""
+    (tmp_path / "state").mkdir()
+    mine = claimed(tmp_path / "state")
+    put(mine, 0, SIZE)
+
+    mine.part.publish(tmp_path / "model.bin", replaces=None)
+    mine.finished()
+
+    assert names(tmp_path / "state") == []
+    assert (tmp_path / "model.bin").read_bytes() == DATA
+    assert not mine.open
+
+
+def test_a_discarded_claim_leaves_nothing(tmp_path: Path) -> None:
+    """Part and journal are removed, and the next claim begins with nothing."""
+    unfinished_work(tmp_path)
+    mine = claimed(tmp_path)
+
+    mine.discard()
+
+    assert names(tmp_path) == []
+    assert not mine.open
+    assert counted(tmp_path) == SpanSet()
+
+
+def test_discarding_removes_the_part_before_the_journal(tmp_path: Path, needs_strace: None) -> None:
+    """A kill in between leaves a journal without a part, which is void."""
+    (tmp_path / "x").mkdir()
+    code = """
+    from tests.store.helpers import claimed
+    claimed(Path(sys.argv[1])).discard()
+    """
+
+    traced = trace(code, tmp_path / "x", calls="unlink,unlinkat")
+
+    assert traced.steps == [f"unlink {STEM}.part", f"unlink {STEM}.journal"]
+
+
+def test_a_closed_claim_keeps_part_and_journal(tmp_path: Path) -> None:
+    """Closing gives up the lock and nothing else; a second close does nothing."""
+    mine = claimed(tmp_path)
+    put(mine, 0, 100)
+    was_open = mine.open
+
+    mine.close()
+    mine.close()
+
+    assert (was_open, mine.open) == (True, False)
+    assert counted(tmp_path) == spans((0, 100))
+
+
+# -- looking without touching --------------------------------------------------------------------
+
+
+def test_unfinished_work_is_listed(tmp_path: Path) -> None:
+    """Label, size, recorded bytes, room on the disk, age, files, and whether somebody works."""
+    unfinished_work(tmp_path, vouched=5, claims=2)
+    os.utime(part(tmp_path), (0, 0))
+    os.utime(journal(tmp_path), (time.time() - 3600, time.time() - 3600))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    (work,) = unfinished(tmp_path)
+
+    assert (work.stem, work.label, work.size, work.have) == (STEM, WANTED.label, SIZE, 700)
+    assert work.stored == sum(path.stat().st_blocks * 512 for path in before)
+    assert work.stored > 0
+    assert 3590 < work.age < 3700
+    assert not work.busy
+    assert sorted(work.paths) == sorted(before)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_work_of_a_running_process_is_busy(tmp_path: Path) -> None:
+    """Ours or another's; once it is killed it is not."""
+    mine = claimed(tmp_path, OTHER)
+    with second_process(WORKER, tmp_path) as other:
+        other.line()
+        while_running = [work.busy for work in unfinished(tmp_path)]
+        other.kill()
+        after_kill = {work.stem: work.busy for work in unfinished(tmp_path)}
+    mine.close()
+
+    assert while_running == [True, True]
+    assert after_kill == {STEM: False, part_name(OTHER.identity, OTHER.size): True}
+    assert not any(work.busy for work in unfinished(tmp_path))
+
+
+def test_parts_without_a_journal_are_listed_by_name(tmp_path: Path) -> None:
+    """Small files and damaged journals have no label: the file name has to do."""
+    open_private(tmp_path, "abc.whole", locks=True, token="").close()
+    (tmp_path / "def.journal").write_bytes(b"junk")
+    (tmp_path / "folder").mkdir()
+
+    found = {work.label: (work.size, work.have) for work in unfinished(tmp_path)}
+
+    assert found == {"abc.whole": (None, 0), "def": (None, 0)}
+
+
+def test_what_was_set_aside_is_listed_as_one_piece(tmp_path: Path) -> None:
+    """So that it can be seen and removed together."""
+    spoil(tmp_path, "another file")
+    claimed(tmp_path).close()
+
+    asides = [work for work in unfinished(tmp_path) if "aside" in work.stem]
+
+    assert [len(work.paths) for work in asides] == [2]
+    assert [work.label for work in asides] == [OTHER.label]
+
+
+def test_nothing_is_unfinished_where_nothing_is(tmp_path: Path) -> None:
+    """An empty or missing folder is a normal answer."""
+    assert list(unfinished(tmp_path)) == []
+    assert list(unfinished(tmp_path / "missing")) == []
+
+
+def test_recorded_counts_what_a_claim_would_find(tmp_path: Path) -> None:
+    """For a plan: the bytes of all parts of the content, each byte once."""
+    unfinished_work(tmp_path, vouched=2, claims=1)
+    unfinished_work(tmp_path, vouched=1, claims=1, token="a")
+    mine = claimed(tmp_path, locks=False, token="b")
+    put(mine, 900, 1000)
+    mine.close()
+
+    count = recorded(tmp_path, identity=WANTED.identity, size=SIZE)
+
+    assert count == 400
+    assert counted(tmp_path).total == count
+
+
+def test_recorded_counts_nothing_that_is_not_there(tmp_path: Path) -> None:
+    """No part, no journal, other content: no bytes; and looking makes no files."""
+    assert recorded(tmp_path, identity=WANTED.identity, size=SIZE) == 0
+    assert names(tmp_path) == []
+
+    unfinished_work(tmp_path)
+    part(tmp_path).unlink()
+
+    assert recorded(tmp_path, identity=WANTED.identity, size=SIZE) == 0
+    assert recorded(tmp_path, identity=OTHER.identity, size=SIZE) == 0
+
+
+def test_stored_is_what_the_part_takes_on_the_disk(tmp_path: Path) -> None:
+    """Blocks, not length: a sparse part has no room of its own yet."""
+    wanted = dataclasses.replace(WANTED, size=8 << 20)
+    mine = claimed(tmp_path, wanted)
+    missing = stored(tmp_path, identity="sha256:other", size=5)
+    sparse = stored(tmp_path, identity=wanted.identity, size=wanted.size)
+
+    mine.part.write_at(bytes(range(256)) * 4096, 0)
+    mine.part.barrier()
+    mine.close()
+    filled = stored(tmp_path, identity=wanted.identity, size=wanted.size)
+
+    assert (missing, sparse) == (0, 0)
+    assert 1 << 20 <= filled < 2 << 20
+
+
+def test_runs_of_a_journal_are_read_without_opening_it_for_writing(tmp_path: Path) -> None:
+    """Whole runs only: what was voided, even in part, is no run any more."""
+    mine = claimed(tmp_path)
+    put(mine, 0, 200)
+    put(mine, 200, 300)
+    mine.journal.void([Span(150, 160)])
+    mine.close()
+
+    header, runs = read_runs(journal(tmp_path))
+
+    assert header is not None
+    assert header.identity == WANTED.identity
+    assert runs == (have(200, 300),)
+    assert read_runs(tmp_path / "missing") == (None, ())
+
+
+# -- kill -9 -------------------------------------------------------------------------------------
+
+LIFE = """
+from tests.store.helpers import claimed, put, vouch
+folder = Path(sys.argv[1])
+mine = claimed(folder / "state")
+for start, stop in ((0, 500), (500, 1000)):
+    put(mine, start, stop)
+    vouch(mine)
+    os.mkdir(folder / f"vouched{stop}")
+mine.part.publish(folder / "model.bin", replaces=None)
+mine.finished()
+"""
+STEPS = "ftruncate,fallocate,pwrite64,fdatasync,fsync,rename,renameat,renameat2,unlink,unlinkat"
+
+
+def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing_wrong(
+    tmp_path: Path, needs_strace: None
+) -> None:
+    """Killed at each system call in turn: what was vouched for is there, and the run goes on."""
+    (tmp_path / "whole" / "state").mkdir(parents=True)
+    points = trace(LIFE, tmp_path / "whole", calls=STEPS).points
+    assert len(points) == 21
+
+    for number, point in enumerate(points):
+        folder = tmp_path / f"kill{number}"
+        (folder / "state").mkdir(parents=True)
+        killed = trace(LIFE, folder, calls=STEPS, kill=point)
+        published = (folder / "model.bin").exists()
+        vouched = [int(path.name.removeprefix("vouched")) for path in folder.glob("vouched*")]
+
+        mine = claimed(folder / "state")
+        if published:
+            mine.discard()
+        else:
+            found = mine.have.copy()
+            content = mine.part.path.read_bytes()
+            for span in found.gaps(Span(0, SIZE)):
+                put(mine, span.start, span.stop)
+            mine.part.publish(folder / "model.bin", replaces=None)
+            mine.finished()
+            assert found.covers(Span(0, max(vouched, default=0)))
+            assert all(content[a:b] == DATA[a:b] for a, b in ((s.start, s.stop) for s in found))
+
+        assert killed.exit_code == -9
+        assert (folder / "model.bin").read_bytes() == DATA
+        assert [name for name in names(folder / "state") if "aside" not in name] == []
