@@ -60,7 +60,7 @@ def test_without_a_wish_everything_is_wanted() -> None:
     ],
 )
 def test_a_pattern_is_the_shell_s_over_the_whole_path(pattern: str, expected: list[str]) -> None:
-    """`*` crosses `/`, `dir/` means all below, and `.*\\.bin` is the ModelScope spelling of `*.bin`."""
+    """`*` crosses `/`, `dir/` means all below, and ModelScope's `.*\\.bin` means `*.bin`."""
     assert paths(pattern) == expected
 
 

@@ -119,7 +119,7 @@ def test_every_size_has_three_digits_and_a_unit(count: int) -> None:
 @thorough
 @given(count=st.integers(1, 999 * 10**12))
 def test_what_is_shown_can_be_read_again(count: int) -> None:
-    """A size that was copied from our output is that size, to three digits."""
+    """A size below a petabyte, copied from our output, is that size to three digits."""
     assert parse_size(size_text(count)) == pytest.approx(count, rel=0.0051)
 
 

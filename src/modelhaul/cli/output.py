@@ -29,6 +29,9 @@ _WORTH_A_LINE = 8_000_000
 class View:
     """Shows nothing: `--quiet`. The base of the others."""
 
+    def __init__(self) -> None:
+        self._path: str | None = None
+
     def __enter__(self) -> View:
         return self
 
@@ -38,14 +41,16 @@ class View:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """The run is over."""
+        """The run is over: nothing is drawn any more, and the result is printed."""
+        if self._path is not None and error is None:
+            write_line(sys.stdout, self._path)
 
     def __call__(self, event: events.Event) -> None:
         """Something happened."""
 
     def result(self, path: str) -> None:
-        """The run succeeded: say where the result is, as the last line on stdout."""
-        write_line(sys.stdout, path)
+        """The run succeeded: where the result is will be the last line on stdout."""
+        self._path = path
 
     def error(self, error: HaulError) -> None:
         """The run failed: say what and what to try, in one or two lines."""
@@ -61,6 +66,7 @@ class PlainView(View):
     """Lines on stderr, few enough for a log file."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._shown = time.monotonic()
         self._waiting = ""
 
@@ -89,6 +95,7 @@ class JsonView(View):
     """One JSON object per event on stdout; the last one carries the path or the error."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._shown = 0.0
 
     def __call__(self, event: events.Event) -> None:

@@ -18,12 +18,15 @@ from modelhaul.core.units import duration_text, size_text
 #: Below this width the bars go, below the next the amounts.
 _ROOM_FOR_BARS = 90
 _ROOM_FOR_AMOUNTS = 56
+#: The line for all has more to say, so its bar needs more room still.
+_ROOM_FOR_TOTAL_BAR = 120
 
 
 class TerminalView(View):
     """Redraws a few lines at the bottom of the terminal; messages scroll above them."""
 
     def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
         self._console = console or Console(stderr=True, highlight=False)
         self._live = Live(
             console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
@@ -43,6 +46,7 @@ class TerminalView(View):
         trace: TracebackType | None,
     ) -> None:
         self._live.stop()
+        super().__exit__(kind, error, trace)
 
     def __call__(self, event: events.Event) -> None:
         match event:
@@ -110,7 +114,7 @@ def _proven(file: events.FileProgress) -> Text:
     """How far the hashing is, as part of what has arrived."""
     if not file.size:
         return Text("")
-    return Text(f"#{100 * file.verified // file.size:3d}%", style="green")
+    return Text(f"sha {100 * file.verified // file.size:3d}%", style="green")
 
 
 def _total(amounts: events.Statistics, width: int, *, checking: bool) -> Table:
@@ -118,19 +122,20 @@ def _total(amounts: events.Statistics, width: int, *, checking: bool) -> Table:
     table.add_column(no_wrap=True)
     percent = 100 * amounts.done // max(1, amounts.total)
     row: list[RenderableType] = [Text("checking" if checking else "total", style="bold")]
-    if width >= _ROOM_FOR_BARS:
+    if width >= _ROOM_FOR_TOTAL_BAR:
         table.add_column(width=24)
         row.append(ProgressBar(total=max(1, amounts.total), completed=amounts.done, width=24))
     table.add_column(width=4, justify="right")
     row.append(f"{percent}%")
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    left = "" if amounts.eta is None else f"{duration_text(amounts.eta)} left"
     parts = [f"{size_text(amounts.done)} of {size_text(amounts.total)}"]
     if not checking:
-        parts += [f"{size_text(amounts.rate)}/s", left]
-        parts.append(f"{amounts.files_done}/{amounts.files} files")
+        parts.append(f"{size_text(amounts.rate)}/s")
+        if amounts.eta is not None:
+            parts.append(f"{duration_text(amounts.eta)} left")
+        parts.append(f"{amounts.files_done} of {amounts.files} files")
         parts.append(f"{amounts.connections} connections")
-        parts.append(f"#{100 * amounts.verified // max(1, amounts.total)}% hashed")
-    row.append(Text(", ".join(part for part in parts if part)))
+        parts.append(f"sha {100 * amounts.verified // max(1, amounts.total)}%")
+    row.append(Text("   ".join(parts)))
     table.add_row(*row)
     return table

@@ -76,7 +76,6 @@ class Meter:
             verified += progress.verified
             reused += task.tally.reused
             active.append(progress)
-        active.sort(key=lambda progress: -progress.rate)
         return Statistics(
             total=self._total,
             done=done,

@@ -1,0 +1,287 @@
+"""`store.credentials`: the saved login of ModelScope's tools, from jars that they really write."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from http.cookiejar import Cookie
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import anyio
+import pytest
+import requests
+from requests.cookies import RequestsCookieJar, create_cookie
+
+from modelhaul.store.credentials import SavedToken, parse_cookies, read_saved_token
+from tests.store.test_pickles import Hostile
+
+PROTOCOLS = [3, 4, 5]
+SECRET = "ms-1234-secret"
+NOW = 1_700_000_000.0
+
+
+def jar(*cookies: Cookie) -> RequestsCookieJar:
+    """A jar as `requests` makes it."""
+    jar = RequestsCookieJar()
+    for cookie in cookies:
+        jar.set_cookie(cookie)
+    return jar
+
+
+def session(
+    domain: str = "www.modelscope.cn", expires: int | None = None, value: str = SECRET
+) -> Cookie:
+    """The cookie that holds the token."""
+    return create_cookie("m_session_id", value, domain=domain, expires=expires)
+
+
+def token_for(domain: str, expires: float | None = None) -> SavedToken:
+    """A saved token."""
+    return SavedToken(SECRET, domain, expires)
+
+
+def read(home: Path) -> tuple[SavedToken | None, str | None]:
+    """`read_saved_token` to its end."""
+    return anyio.run(read_saved_token, home)
+
+
+def save(home: Path, data: bytes) -> None:
+    """Put bytes where the tools put their jar."""
+    (home / "credentials").mkdir()
+    (home / "credentials" / "cookies").write_bytes(data)
+
+
+class _Login(BaseHTTPRequestHandler):
+    """Answers like the hub's login: the token comes as a cookie, among others."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Set-Cookie", "csrf_session=abc; Path=/")
+        self.send_header("Set-Cookie", f"m_session_id={SECRET}; Max-Age=2592000; Path=/")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Quiet."""
+
+
+@pytest.fixture
+def login() -> Iterator[str]:
+    """The address of a server that logs everybody in."""
+    with HTTPServer(("127.0.0.1", 0), _Login) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+# -- finding the token ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_token_of_a_jar_is_found(protocol: int) -> None:
+    """With its domain and end, whatever pickle protocol the tool's Python used."""
+    data = pickle.dumps(jar(session(expires=1_800_000_000)), protocol)
+
+    saved = parse_cookies(data)
+
+    assert saved == SavedToken(SECRET, "www.modelscope.cn", 1_800_000_000.0)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_token_of_a_real_login_is_found(tmp_path: Path, login: str, protocol: int) -> None:
+    """Pickled from an HTTP answer, as the tools do; its `Max-Age` has become a moment."""
+    with requests.Session() as client:
+        client.trust_env = False
+        cookies = client.get(login, timeout=10).cookies
+    save(tmp_path, pickle.dumps(cookies, protocol))
+
+    saved, note = read(tmp_path)
+
+    assert saved is not None
+    assert (saved.token, note) == (SECRET, None)
+    (expires,) = [cookie.expires for cookie in cookies if cookie.name == "m_session_id"]
+    assert saved.expires == expires
+    assert saved.is_for("127.0.0.1", expires - 1)
+    assert not saved.is_for("127.0.0.1", expires + 1)
+    assert not saved.is_for("www.modelscope.cn", expires - 1)
+
+
+def test_the_token_is_found_among_other_cookies() -> None:
+    """Other names, paths and domains in the jar do not matter."""
+    others = jar(
+        create_cookie("csrf_session", "x", domain="www.modelscope.cn"),
+        create_cookie("m_session_id", SECRET, domain="modelscope.cn", path="/api"),
+        create_cookie("tracking", "y", domain="example.org", expires=1),
+    )
+
+    assert parse_cookies(pickle.dumps(others)) == SavedToken(SECRET, "modelscope.cn", None)
+
+
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        jar(),
+        jar(create_cookie("csrf_session", "x", domain="modelscope.cn")),
+        jar(session(value="")),
+    ],
+    ids=["empty", "others", "no value"],
+)
+def test_a_jar_without_a_token_is_no_login(cookies: RequestsCookieJar) -> None:
+    """Nobody is logged in: that is a normal answer."""
+    assert parse_cookies(pickle.dumps(cookies)) is None
+
+
+# -- where it may be sent ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("domain", "host"),
+    [
+        ("modelscope.cn", "modelscope.cn"),
+        ("www.modelscope.cn", "www.modelscope.cn"),
+        ("www.modelscope.cn", "modelscope.cn"),
+        ("modelscope.cn", "www.modelscope.cn"),
+        (".modelscope.cn", "modelscope.cn"),
+        (".modelscope.cn", "www.modelscope.cn"),
+        ("ModelScope.CN", "modelscope.cn"),
+        ("modelscope.cn", "WWW.ModelScope.cn"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("hub.example.org", "hub.example.org"),
+    ],
+)
+def test_a_token_is_for_the_site_that_issued_it(domain: str, host: str) -> None:
+    """Under both of its names, with and without www, in any case."""
+    assert token_for(domain).is_for(host, NOW)
+
+
+@pytest.mark.parametrize(
+    ("domain", "host"),
+    [
+        ("modelscope.cn", "modelscope.ai"),
+        ("modelscope.cn", "evilmodelscope.cn"),
+        ("modelscope.cn", "modelscope.cn.evil.org"),
+        ("modelscope.cn", "cn"),
+        ("modelscope.cn", "huggingface.co"),
+        ("hub.example.org", "example.org"),
+        ("hub.example.org", "other.example.org"),
+        ("127.0.0.1", "127.0.0.2"),
+        ("", "modelscope.cn"),
+        (".", "modelscope.cn"),
+        ("modelscope.cn", ""),
+    ],
+)
+def test_a_token_is_for_no_other_host(domain: str, host: str) -> None:
+    """The official client sends it to any endpoint; we do not."""
+    assert not token_for(domain).is_for(host, NOW)
+
+
+def test_an_expired_token_is_for_nobody() -> None:
+    """From the very second on; a token without an end lasts."""
+    assert token_for("modelscope.cn", NOW + 1).is_for("modelscope.cn", NOW)
+    assert not token_for("modelscope.cn", NOW).is_for("modelscope.cn", NOW)
+    assert not token_for("modelscope.cn", NOW - 1).is_for("modelscope.cn", NOW)
+    assert token_for("modelscope.cn", None).is_for("modelscope.cn", 1e12)
+
+
+def test_an_expired_cookie_is_read_with_its_end() -> None:
+    """The jar keeps it; whether it still counts depends on the time of use."""
+    saved = parse_cookies(pickle.dumps(jar(session(expires=1_000))))
+
+    assert saved is not None
+    assert not saved.is_for("www.modelscope.cn", NOW)
+    assert saved.is_for("www.modelscope.cn", 999)
+
+
+def test_a_token_is_never_shown() -> None:
+    """Neither its representation nor its text, alone or inside something else, holds it."""
+    saved = parse_cookies(pickle.dumps(jar(session())))
+
+    for shown in (repr(saved), str(saved), f"{saved}", repr([saved]), f"{(saved,)!r}"):
+        assert SECRET not in shown
+        assert "www.modelscope.cn" in shown
+
+
+# -- trouble -------------------------------------------------------------------------------------
+
+
+def test_no_saved_login_is_no_trouble(tmp_path: Path) -> None:
+    """Most people never log in: no token, and nothing to say about it."""
+    assert read(tmp_path) == (None, None)
+    assert read(tmp_path / "missing") == (None, None)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_jar_that_would_run_a_command_does_not(tmp_path: Path, protocol: int) -> None:
+    """It is ignored with a note; nothing runs."""
+    witness = tmp_path / "ran"
+    save(tmp_path, pickle.dumps([jar(session()), Hostile(os.system, f"touch {witness}")], protocol))
+
+    saved, note = read(tmp_path)
+
+    assert saved is None
+    assert note is not None
+    assert "not allowed" in note
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"# Netscape HTTP Cookie File\n",
+        pickle.dumps({"m_session_id": SECRET}),
+        pickle.dumps([SECRET]),
+        pickle.dumps(session()),
+        pickle.dumps(jar(session()))[:-10],
+    ],
+    ids=["empty", "text", "dict", "list", "cookie", "cut"],
+)
+def test_what_is_no_jar_is_ignored_with_a_note(tmp_path: Path, data: bytes) -> None:
+    """The note names the file and never what is in it."""
+    save(tmp_path, data)
+
+    saved, note = read(tmp_path)
+
+    assert saved is None
+    assert note is not None
+    assert str(tmp_path / "credentials" / "cookies") in note
+    assert SECRET not in note
+
+
+def test_a_jar_cut_at_any_byte_is_unreadable() -> None:
+    """A download that never finished, a disk that was full: ValueError and nothing else."""
+    data = pickle.dumps(jar(session(), create_cookie("b", "c", domain="example.org")))
+
+    for cut in range(len(data)):
+        with pytest.raises(ValueError, match=r".+"):
+            parse_cookies(data[:cut])
+
+
+def test_a_jar_with_unexpected_insides_holds_no_token() -> None:
+    """Attributes of other types are passed over."""
+    number, nowhere = session(domain="a.org"), session(domain="b.org")
+    cookies = jar(number, nowhere)
+    number.value = 5  # type: ignore[assignment]
+    nowhere.domain = None  # type: ignore[assignment]
+    cookies._cookies["c.org"] = ["not a dict"]
+    cookies._cookies["d.org"] = {"/": "not a dict"}
+    cookies._cookies["e.org"] = {"/": {"m_session_id": "not a cookie"}}
+
+    assert parse_cookies(pickle.dumps(cookies)) is None
+
+
+def test_a_login_that_cannot_be_read_is_noted(tmp_path: Path) -> None:
+    """A folder in its place is named, with the reason."""
+    (tmp_path / "credentials" / "cookies").mkdir(parents=True)
+
+    saved, note = read(tmp_path)
+
+    assert saved is None
+    assert note is not None
+    assert "cannot be read" in note
+    assert "directory" in note
