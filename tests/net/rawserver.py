@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -68,9 +70,8 @@ class Exchange:
         """Close with a RST."""
         self.closed = True
         raw = self.stream.extra(SocketAttribute.raw_socket)
-        raw.setsockopt(
-            __import__("socket").SOL_SOCKET, __import__("socket").SO_LINGER, b"\1\0\0\0" * 2
-        )
+        linger_for_no_time = struct.pack("ii", 1, 0)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_for_no_time)
         await self.stream.aclose()
 
     async def hang(self) -> None:

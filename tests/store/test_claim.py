@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -615,15 +616,32 @@ def test_a_damaged_run_of_another_part_is_not_copied(tmp_path: Path) -> None:
 def test_copied_runs_are_recorded_as_ours(tmp_path: Path) -> None:
     """The next run has them without the other part, with the source they came from."""
     unfinished_work(tmp_path, token="a")
-    claimed(tmp_path, locks=False, token="b").close()
+    first = claimed(tmp_path, locks=False, token="b")
+    first.close()
     part(tmp_path, f"{STEM}.a").unlink()
     journal(tmp_path, f"{STEM}.a").unlink()
 
     mine = claimed(tmp_path, locks=False, token="b")
     mine.close()
 
-    assert mine.have == spans((0, 700))
-    assert {run.source for run in mine.runs} == {7}
+    assert mine.have == first.have == spans((0, 700))
+    assert mine.runs == first.runs == [have(at, at + CHUNK) for at in range(0, 700, CHUNK)]
+
+
+def test_what_we_have_is_not_overwritten_by_others(tmp_path: Path) -> None:
+    """Another part may hold other bytes with the right CRC of those: ours stay."""
+    unfinished_work(tmp_path, vouched=3, claims=0)
+    other = claimed(tmp_path, locks=False, token="a")
+    wrong = bytes(400)
+    other.part.write_at(wrong, 200)
+    other.journal.append([Have(Span(200, 600), crc32(wrong))])
+    other.close()
+
+    mine = claimed(tmp_path)
+    mine.close()
+
+    assert mine.have == spans((0, 300))
+    assert part(tmp_path).read_bytes()[:300] == DATA[:300]
 
 
 def test_nothing_is_copied_from_a_part_of_another_file(tmp_path: Path) -> None:
@@ -677,12 +695,12 @@ def test_only_old_orphans_are_removed(tmp_path: Path) -> None:
 
 def test_our_own_old_part_is_no_orphan(tmp_path: Path) -> None:
     """However old it is, what we claim is never removed, nor are parts of other content."""
-    unfinished_work(tmp_path)
+    unfinished_work(tmp_path, token="me")
     claimed(tmp_path, OTHER, locks=False, token="x").close()
     for path in tmp_path.iterdir():
         os.utime(path, (0, 0))
 
-    assert counted(tmp_path) == spans((0, 700))
+    assert counted(tmp_path, locks=False, token="me") == spans((0, 700))
     assert len(names(tmp_path)) == 4
 
 
@@ -887,10 +905,14 @@ def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing_wrong(
     points = trace(LIFE, tmp_path / "whole", calls=STEPS).points
     assert len(points) == 21
 
-    for number, point in enumerate(points):
-        folder = tmp_path / f"kill{number}"
+    folders = [tmp_path / f"kill{number}" for number in range(len(points))]
+    for folder in folders:
         (folder / "state").mkdir(parents=True)
-        killed = trace(LIFE, folder, calls=STEPS, kill=point)
+    with ThreadPoolExecutor(2) as pool:
+        killed = pool.map(lambda *at: trace(LIFE, at[0], calls=STEPS, kill=at[1]), folders, points)
+        assert {one.exit_code for one in killed} == {-9}
+
+    for folder in folders:
         published = (folder / "model.bin").exists()
         vouched = [int(path.name.removeprefix("vouched")) for path in folder.glob("vouched*")]
 
@@ -907,6 +929,5 @@ def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing_wrong(
             assert found.covers(Span(0, max(vouched, default=0)))
             assert all(content[a:b] == DATA[a:b] for a, b in ((s.start, s.stop) for s in found))
 
-        assert killed.exit_code == -9
         assert (folder / "model.bin").read_bytes() == DATA
         assert [name for name in names(folder / "state") if "aside" not in name] == []

@@ -165,10 +165,12 @@ def test_one_batch_may_be_larger_than_all_room(tmp_path: Path) -> None:
 def test_appends_from_several_threads_take_a_slot_each(tmp_path: Path) -> None:
     """Writers and the flusher append at the same time; no record overwrites another."""
     journal = new(tmp_path / "j", slots=4)
+    together = threading.Barrier(4)
 
     def work(number: int) -> None:
+        together.wait()
         for at in range(200):
-            journal.append([Have(Span(at, at + 1), at, number)])
+            journal.append([Have(Span(at, at + 1), at, number)] * 50)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -181,7 +183,7 @@ def test_appends_from_several_threads_take_a_slot_each(tmp_path: Path) -> None:
     assert slots is not None
     for number in range(4):
         mine = [have.crc for have in slots if isinstance(have, Have) and have.source == number]
-        assert mine == list(range(200))
+        assert mine == [at for at in range(200) for _ in range(50)]
 
 
 # -- durability ----------------------------------------------------------------------------------
@@ -241,7 +243,11 @@ def test_a_full_disk_cannot_stop_a_journal_within_its_room(tiny_disk: Callable[.
     (disk / "filler").write_bytes(bytes((os.statvfs(disk).f_bavail) * os.statvfs(disk).f_bsize))
     many: list[Record] = [Have(Span(at, at + 1), at) for at in range(500)]
 
-    journal.append(many)
+    journal.append(many[:250])
+    journal.sync()
+    journal.close()
+    journal, _ = resumed(disk / "j")
+    journal.append(many[250:])
     journal.sync()
     journal.close()
 
@@ -267,6 +273,33 @@ def test_a_full_disk_stops_growth_and_harms_nothing(tiny_disk: Callable[..., Pat
     assert used == len(RECORDS)
     assert kept == RECORDS
     assert read(disk / "j") == [*RECORDS, Void(Span(1, 2))]
+
+
+def test_a_batch_that_does_not_fit_is_not_begun(tiny_disk: Callable[..., Path]) -> None:
+    """Its room is allocated before its first record: half a batch never counts."""
+    disk = tiny_disk(kib=128)
+    journal = new(disk / "j", slots=5, records=RECORDS)
+
+    with pytest.raises(DiskFull):
+        journal.append([Have(Span(at, at + 1), at) for at in range(5000)])
+    journal.close()
+
+    assert read(disk / "j") == RECORDS
+
+
+def test_growth_is_for_many_records_at_once(tmp_path: Path, needs_strace: None) -> None:
+    """Allocating costs more than writing: it is done once for about a thousand records."""
+    (tmp_path / "x").mkdir()
+    code = """
+    from tests.store.test_journalfile import RECORDS, new
+    journal = new(Path(sys.argv[1]) / "j", slots=1)
+    for _ in range(100):
+        journal.append(RECORDS)
+    """
+
+    traced = trace(code, tmp_path / "x", calls="fallocate")
+
+    assert traced.steps == ["fallocate j", "fallocate j"]
 
 
 def test_a_journal_that_does_not_fit_is_a_full_disk(tiny_disk: Callable[..., Path]) -> None:

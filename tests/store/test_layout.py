@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -217,12 +218,9 @@ def test_each_place_of_the_tools_is_found(tmp_path: Path, place: int) -> None:
     assert layout.root == layout.shown == tmp_path / PLACES[place] / inside
 
 
-@pytest.mark.parametrize("second", range(1, len(PLACES)))
-@pytest.mark.parametrize("first", range(len(PLACES) - 1))
+@pytest.mark.parametrize(("first", "second"), list(itertools.combinations(range(len(PLACES)), 2)))
 def test_of_two_places_the_earlier_one_is_used(tmp_path: Path, first: int, second: int) -> None:
     """Also if the earlier folder was made later; an empty folder is no place."""
-    if first >= second:
-        first, second = second - 1, first + 1
     fill(tmp_path / PLACES[second])
     fill(tmp_path / PLACES[first])
     for place in range(first):
@@ -284,7 +282,9 @@ def test_the_official_client_chooses_the_same_place(tmp_path: Path) -> None:
         for place in {one, two}:
             fill(tmp_path / f"{one}-{two}" / PLACES[place])
 
-    theirs = json.loads(run_python(OFFICIAL, tmp_path, f"{OWNER}/{NAME}").splitlines()[-1])
+    home = {**os.environ, "HOME": str(tmp_path.parent)}
+    printed = run_python(OFFICIAL, tmp_path, f"{OWNER}/{NAME}", env=home)
+    theirs = json.loads(printed.splitlines()[-1])
 
     assert len(theirs) == len(known) > 25
     for cache, chosen in theirs.items():
@@ -431,7 +431,7 @@ def test_the_official_client_believes_our_book(tmp_path: Path) -> None:
         print(cache.get_file_by_path_and_commit_id(path, commit))
     """
 
-    found = run_python(code, layout.root).split()
+    found = run_python(code, layout.root, env={**os.environ, "HOME": str(tmp_path)}).split()
 
     assert found == [str(layout.root / "a.bin"), "None", "None"]
 
@@ -446,7 +446,7 @@ def test_we_read_the_official_clients_book(tmp_path: Path) -> None:
     cache.cached_files = [{"Path": "theirs.bin", "Revision": "c0"}]
     cache.save_cached_files()
     """
-    run_python(code, layout.root)
+    run_python(code, layout.root, env={**os.environ, "HOME": str(tmp_path)})
 
     layout.after([file("ours.bin")])
 

@@ -191,6 +191,14 @@ def test_a_link_to_anything_else_is_not_it(path: Path, index: ProvenIndex, targe
     assert (sight.found, sight.verdict) == (Found.LINK, False)
 
 
+def test_a_link_to_an_empty_pipe_is_no_empty_file(path: Path, index: ProvenIndex) -> None:
+    """A pipe has no size: reading it to find out would wait for ever."""
+    os.mkfifo(path.parent / "target")
+    path.symlink_to("target")
+
+    assert look(path, dataclasses.replace(WANTED, size=0), index, trust=True).verdict is False
+
+
 @pytest.mark.parametrize("file", [TAGGED, dataclasses.replace(WANTED, size=None)])
 def test_a_link_proves_nothing_without_size_and_digest(
     path: Path, index: ProvenIndex, file: RemoteFile
