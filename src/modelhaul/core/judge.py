@@ -67,7 +67,8 @@ def judge(error: HaulError, *, signed: bool) -> Judgement:
         case TransportError():
             return Judgement(strike=True, slower=isinstance(error, ConnectFailed), costs=True)
         case ProtocolError():
-            return Judgement(fault=True, costs=True)
+            # A few in a row end this source for this file; the others need not pay for it.
+            return Judgement(fault=True)
     # The disk, or a digest that was wrong twice.
     return Judgement(give_up=True)
 
@@ -85,7 +86,7 @@ def _judge_status(error: StatusError, *, signed: bool) -> Judgement:
     if meaning is Verdict.RETRY:
         return Judgement(strike=True, costs=True)
     if meaning is Verdict.RANGE:
-        return Judgement(fault=True, costs=True)
+        return Judgement(fault=True)
     if signed:
         # A signature that ended shows as 403, on some sites as 400 or 404. The source's own
         # address will say whether it is more than that.

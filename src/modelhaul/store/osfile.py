@@ -15,6 +15,7 @@ import errno
 import os
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def write_all(fd: int, data: memoryview | bytes, offset: int) -> None:
     """Write all of `data` at `offset`; a short write is continued."""
     view = memoryview(data)
     while view:
-        written = os.pwrite(fd, view, offset)
+        written = _write_some(fd, view, offset)
         view = view[written:]
         offset += written
 
@@ -103,11 +104,35 @@ def read_into(fd: int, view: memoryview, offset: int) -> int:
     """Fill `view` from `offset`; returns the bytes read, fewer only at the end of the file."""
     done = 0
     while done < len(view):
-        count = os.preadv(fd, [view[done:]], offset + done)
+        count = _read_some(fd, view[done:], offset + done)
         if count == 0:
             break
         done += count
     return done
+
+
+if sys.platform == "win32":  # no positioned calls there: one seek at a time
+    _seeking = threading.Lock()
+
+    def _write_some(fd: int, view: memoryview, offset: int) -> int:
+        with _seeking:
+            os.lseek(fd, offset, os.SEEK_SET)
+            return os.write(fd, view)
+
+    def _read_some(fd: int, view: memoryview, offset: int) -> int:
+        with _seeking:
+            os.lseek(fd, offset, os.SEEK_SET)
+            data = os.read(fd, len(view))
+        view[: len(data)] = data
+        return len(data)
+
+else:
+
+    def _write_some(fd: int, view: memoryview, offset: int) -> int:
+        return os.pwrite(fd, view, offset)
+
+    def _read_some(fd: int, view: memoryview, offset: int) -> int:
+        return os.preadv(fd, [view], offset)
 
 
 def sync_data(fd: int) -> None:

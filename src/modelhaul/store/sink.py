@@ -8,6 +8,7 @@ as it was. Nothing is durable before its barrier, and a barrier that raised is n
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from modelhaul.errors import Occupied, StorageError
@@ -128,9 +129,11 @@ class PartFile:
         self.barrier()
         with storage_errors(f"publishing {final}"):
             check_unchanged(final, replaces)
+            if sys.platform == "win32":
+                self.close()  # an open file cannot be renamed there
             os.replace(self.path, final)
             osfile.sync_folder(final.parent)
-            return Stamp.of(os.fstat(self._fd))
+            return Stamp.of(final.lstat())
 
     def release(self) -> None:
         """Close the descriptor after a barrier, and keep what is needed to publish later.
