@@ -112,12 +112,10 @@ async def _token(settings: Settings, wish: Wish, endpoint: str, emit: Emitter) -
     stated = settings.token if wish.token is None else wish.token
     if stated is not None:
         return stated.strip() or None
-    saved, note = await read_saved_token(settings.home)
+    saved, note = await read_saved_token(settings.home, origin_of(endpoint), time.time())
     if note is not None:
         emit.note(note)
-    if saved is not None and saved.is_for(origin_of(endpoint).host, time.time()):
-        return saved.token
-    return None
+    return saved
 
 
 def _layout(settings: Settings, wish: Wish) -> Layout:

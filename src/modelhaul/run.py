@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -202,9 +202,9 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
             results[plan.file.path] = kept = _kept(prepared, plan)
             engine.meter.keep(kept.size)
             emit(done_event(kept))
-    replaced = [plan.file.path for plan in prepared.plan if plan.replaces]
     if orders:
-        await resources.threads.write(layout.before, replaced)
+        changing = [order.file.path for order in orders]
+        await resources.threads.write(layout.before, changing)
     results |= {result.path: result for result in await engine.run(orders)}
     in_place = [file for file in job.files if results[file.path].error is None]
     if orders or in_place:
@@ -212,7 +212,7 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
     complete = len(in_place) == len(job.files)
     if complete:
         await resources.threads.write(marker.clear)
-    await resources.threads.write(_tidy, layout, emit)
+    await resources.threads.write(_tidy, state, locks, emit)
     report = Report(
         path=str(layout.shown),
         name=job.name,
@@ -282,7 +282,10 @@ async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> 
     def look(some: Sequence[RemoteFile]) -> None:
         for file in some:
             final = job.layout.final(file.path)
-            sights[file.path] = presence.look(final, file, resources.index, trust=not job.force)
+            sight = presence.look(final, file, resources.index, trust=not job.force)
+            if sight.verdict is False and not job.force and _was_published(job, file, sight):
+                sight = replace(sight, verdict=True)
+            sights[file.path] = sight
 
     for at in range(0, len(files), _LOOK_AT_ONCE):
         await resources.threads.write(look, files[at : at + _LOOK_AT_ONCE])
@@ -341,6 +344,19 @@ async def _prove(
     except BaseExceptionGroup as failed:
         raise single_error(failed) from failed
     return same
+
+
+def _was_published(job: Job, file: RemoteFile, sight: Sight) -> bool:
+    """Whether a run of ours was killed just after it had put this very file in its place.
+
+    Only asked where no digest can tell: the journal that was left behind does.
+    """
+    if file.sha256 is not None or file.identity is None or file.size is None:
+        return False
+    if sight.stamp is None or sight.stamp.size != file.size:
+        return False
+    state = job.layout.state
+    return sight.stamp.inode == claim.published_inode(state, identity=file.identity, size=file.size)
 
 
 def _recorded(layout: Layout, files: Iterable[RemoteFile]) -> dict[str, int]:
@@ -476,12 +492,18 @@ def _failed(job: Job, path: str, error: HaulError) -> FileResult:
     return FileResult(path=path, final="", how="failed", size=0, error=error)
 
 
-def _tidy(layout: Layout, emit: Emitter) -> None:
+def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
     """Remove the state folder if it is empty; say what older runs left in it."""
-    state = layout.state
     if not state.is_dir():
         return
-    left = [work for work in claim.unfinished(state) if not work.busy]
+    left = []
+    for work in claim.unfinished(state):
+        if work.void and locks and not work.busy:
+            # Published, and killed before the journal went: it speaks of nothing any more.
+            for path in work.paths:
+                osfile.remove_quietly(path)
+        elif not work.busy:
+            left.append(work)
     if left:
         size = sum(work.stored for work in left)
         emit.note(

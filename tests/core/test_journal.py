@@ -311,6 +311,40 @@ def test_a_record_of_another_length_is_no_record(length: int) -> None:
     assert decode_record(raw, slot=0, nonce=NONCE, size=SIZE) is None
 
 
+@pytest.mark.parametrize(
+    ("record", "raw"),
+    [
+        (
+            Have(Span(8, 16), 0xA1B2C3D4, 7),
+            "010000000700000008000000000000001000000000000000d4c3b2a1e7959426",
+        ),
+        (
+            Void(Span(4, 12)),
+            "020000000000000004000000000000000c0000000000000000000000b2618b82",
+        ),
+        (
+            Synced(2),
+            "03000000000000000200000000000000000000000000000000000000fb4c1702",
+        ),
+    ],
+)
+def test_the_record_format_is_that_of_journals_on_disks(record: Record, raw: str) -> None:
+    """A change would throw away the unfinished work of everybody who upgrades."""
+    assert encode_record(record, slot=5, nonce=NONCE).hex() == raw
+
+
+def test_the_header_format_is_that_of_journals_on_disks() -> None:
+    """Offsets, byte order and CRC of version 1."""
+    raw = encode_header(Header("sha256:ab", 40, 77, NONCE, "o/n: ü"))
+
+    assert raw[:72].rstrip(b"\0").hex() == (
+        "4d484a524e4c310a0100090007000000000102030405060708090a0b0c0d0e0f"
+        "28000000000000004d000000000000007368613235363a61626f2f6e3a20c3bc"
+    )
+    assert raw[PAGE - 4 : PAGE].hex() == "f6c9bd1e"
+    assert raw[:PAGE] == raw[PAGE:]
+
+
 # -- damage --------------------------------------------------------------------------------------
 
 

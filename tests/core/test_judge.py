@@ -27,7 +27,7 @@ from modelhaul.errors import (
 
 LATER = Judgement(strike=True, costs=True)
 FEWER = Judgement(strike=True, slower=True, costs=True)
-BROKEN = Judgement(fault=True, costs=True)
+BROKEN = Judgement(fault=True)
 GONE = Judgement(drop=True)
 EXPIRED = Judgement(expire=True, fault=True)
 
@@ -69,6 +69,21 @@ def test_these_failures_mean_the_same_wherever_they_happen(
 ) -> None:
     """Whether the address was signed does not matter to them."""
     assert judge(error, signed=signed) == expected
+
+
+def test_a_judgement_says_nothing_that_was_not_decided() -> None:
+    """Every consequence has to be named."""
+    assert Judgement() == Judgement(
+        give_up=False,
+        drop=False,
+        strike=False,
+        slower=False,
+        pause=None,
+        expire=False,
+        fault=False,
+        ignored=False,
+        costs=False,
+    )
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 410, 451])

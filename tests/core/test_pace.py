@@ -337,6 +337,15 @@ def test_a_refusal_takes_a_third_of_the_connections() -> None:
     assert sparse.target == 7
 
 
+def test_a_host_that_refuses_the_only_connection_keeps_one() -> None:
+    """There has to be one to learn from."""
+    pace = Pace(cap=64)
+
+    pace.refused(1.0, 0)
+
+    assert pace.target == 1
+
+
 def test_a_wave_of_refusals_counts_once() -> None:
     """They answer requests that were made together."""
     pace = Pace(cap=64, start=40)
@@ -483,6 +492,15 @@ def test_idle_time_is_not_saved_up_beyond_the_burst() -> None:
     wait = throttle.spend(1250, 3600.0)
 
     assert wait == 1.0
+
+
+def test_less_than_a_byte_per_second_is_a_limit_too() -> None:
+    """It is the user's word."""
+    throttle = Throttle(0.5)
+
+    wait = throttle.spend(1, 0.0)
+
+    assert wait == 1.75
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0])

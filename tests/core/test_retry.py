@@ -98,6 +98,32 @@ def test_each_recorded_mib_pays_for_one_failure() -> None:
     assert budget.left == 1
 
 
+def test_a_mebibyte_that_is_not_full_pays_for_nothing() -> None:
+    """The last byte of it counts."""
+    budget = Budget(initial=0)
+
+    budget.earn(MIB - 1)
+    before = budget.left
+    budget.earn(1)
+
+    assert (before, budget.left) == (0, 1)
+
+
+def test_a_run_that_never_got_a_byte_survives_eight_failures_and_a_good_one_sixty_four() -> None:
+    """A dead server is reported soon, a run that has shown that it works has patience."""
+    fresh, proven = Budget(), Budget()
+    proven.earn(10_000 * MIB)
+
+    survived = []
+    for budget in (fresh, proven):
+        failures = 0
+        while budget.spend():
+            failures += 1
+        survived.append(failures)
+
+    assert survived == [8, 64]
+
+
 @thorough
 @given(amounts=st.lists(st.integers(0, 3 * MIB), max_size=60))
 def test_small_gains_add_up(amounts: list[int]) -> None:

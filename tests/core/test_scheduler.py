@@ -499,6 +499,18 @@ def test_a_blocked_file_does_not_block_the_next_one() -> None:
     assert lease.job.key == 2
 
 
+def test_files_are_served_in_their_order_though_they_come_in_another() -> None:
+    """They are opened side by side; the first of the listing is the first to be complete."""
+    scheduler = Scheduler()
+    source = known(round_trip=0.001)
+    for key in (3, 1, 2):
+        scheduler.add(ranged(key, CHUNK, source))
+
+    leases = take_all(scheduler, 3)
+
+    assert [lease.job.key for lease in leases] == [1, 2, 3]
+
+
 # -- helping out -----------------------------------------------------------------------------------
 
 

@@ -185,6 +185,15 @@ def test_a_span_that_runs_backwards_or_below_zero_cannot_be_made(start: int, sto
         Span(start, stop)
 
 
+def test_the_frontier_and_the_first_span_are_those_of_the_whole_file() -> None:
+    """Unless another start is given, both are looked for from byte 0 on."""
+    prefix, later = SpanSet([Span(0, 1), Span(5, 9)]), SpanSet([Span(1, 3)])
+
+    assert (prefix.frontier(), prefix.first()) == (1, Span(0, 1))
+    assert (later.frontier(), later.first()) == (0, Span(1, 3))
+    assert (SpanSet().frontier(), SpanSet().first()) == (0, None)
+
+
 @thorough
 @given(span=spans, window=spans)
 def test_clip_is_the_intersection(span: Span, window: Span) -> None:

@@ -43,6 +43,18 @@ def test_a_size_is_read_as_it_is_meant(text: str, size: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("prefix", "decimal", "binary"),
+    [("k", 10**3, 2**10), ("M", 10**6, 2**20), ("G", 10**9, 2**30), ("T", 10**12, 2**40)],
+)
+def test_each_unit_has_its_factor(prefix: str, decimal: int, binary: int) -> None:
+    """Decimal as disks are labelled, binary where it says so, in any case."""
+    for text in (prefix, f"{prefix}B", f"{prefix}b".lower(), f"{prefix}B".upper()):
+        assert parse_size(f"3{text}") == 3 * decimal
+    for text in (f"{prefix}iB", f"{prefix}ib".lower()):
+        assert parse_size(f"3{text}") == 3 * binary
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",

@@ -762,6 +762,22 @@ def test_an_endless_call_is_cut_at_the_limit(run: Run) -> None:
     run(main)
 
 
+def test_a_silent_call_ends(run: Run) -> None:
+    """A listing that stops in the middle is given up after the idle timeout."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(answer(b'{"Code": 200}')[:-5])
+        await exchange.hang()
+
+    async def main() -> None:
+        async with raw_server(script) as server, transport(idle_timeout=0.1) as net:
+            with pytest.raises(TimedOut):
+                await net.call(server.url(), headers={}, limit=1000)
+            await server.wait_closed()
+
+    run(main)
+
+
 def test_a_cut_call_is_a_lost_connection(run: Run) -> None:
     """Half a listing is no listing."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from tests.support.virtual import virtual
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> ProvenIndex:
-    return ProvenIndex(tmp_path / "proven.sqlite")
+def index(tmp_path: Path) -> Iterator[ProvenIndex]:
+    found = ProvenIndex(tmp_path / "proven.sqlite")
+    yield found
+    found.close()
 
 
 def listed(shelf: Shelf) -> list[tuple[str, str, list[str]]]:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modelhaul.core.journal import LOG_START, PAGE, RECORD_SIZE
@@ -245,8 +245,11 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(steps, max_size=25), st.sets(st.integers(0, 9)))
+@example([("put", 3), ("vouch", 0), ("put", 3)], {3})
+@example([("put", 3), ("void", 3), ("put", 3), ("reopen", 0), ("vouch", 0)], {3})
+@example([("put", 3), ("vouch", 0), ("void", 3), ("reopen", 0), ("put", 3)], {3})
 def test_what_counts_after_any_history(history: list[tuple[str, int]], damaged: set[int]) -> None:
     """A chunk counts if it was put and not voided since, and is vouched for or undamaged."""
     state: dict[int, str] = {}
@@ -632,9 +635,8 @@ def test_what_we_have_is_not_overwritten_by_others(tmp_path: Path) -> None:
     """Another part may hold other bytes with the right CRC of those: ours stay."""
     unfinished_work(tmp_path, vouched=3, claims=0)
     other = claimed(tmp_path, locks=False, token="a")
-    wrong = bytes(400)
-    other.part.write_at(wrong, 200)
-    other.journal.append([Have(Span(200, 600), crc32(wrong))])
+    other.part.write_at(bytes(400), 200)
+    other.journal.append([have(200, 600, bytes(SIZE))])
     other.close()
 
     mine = claimed(tmp_path)

@@ -405,12 +405,14 @@ def test_a_private_part_is_never_one_that_somebody_works_on(tmp_path: Path) -> N
     """While another process holds the plain name, ours is our own; its bytes stay."""
     with second_process(PRIVATE, tmp_path) as other:
         other.line()
+        before = descriptors()
 
         part = open_private(tmp_path, "small.whole", locks=True, token="mine")
+        part.close()
 
         assert part.path.name == "small.whole.mine.part"
         assert (tmp_path / "small.whole.part").read_bytes() == b"theirs"
-        part.close()
+        assert descriptors() == before
 
 
 def test_two_private_parts_of_one_process_are_two_files(tmp_path: Path) -> None:

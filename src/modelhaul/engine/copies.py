@@ -77,5 +77,5 @@ class CopyFile(Task):
             self.context.index.remember([Entry(placement.final, stamp, known)])
         finally:
             if not published:
-                osfile.remove_quietly(part.path)
+                part.remove()
             part.close()

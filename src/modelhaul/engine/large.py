@@ -24,13 +24,14 @@ from modelhaul.core.transfer import Change, State, step
 from modelhaul.engine.buffers import Block
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import LeaseReceiver, Order, Task
-from modelhaul.errors import HaulError, IntegrityError, StorageError, single_error
+from modelhaul.errors import HaulError, IntegrityError, Occupied, StorageError, single_error
 from modelhaul.events import FileProgress, FileStarted, Note, Repairing, Waiting
 from modelhaul.net.transport import Answer
 from modelhaul.store import osfile
 from modelhaul.store.claim import Claim, Wanted, claim, crc_of, read_runs
 from modelhaul.store.hashing import STEP, Follower
 from modelhaul.store.index import Entry, Known
+from modelhaul.store.sink import check_unchanged
 
 MIB = 1 << 20
 #: A run is recorded at a barrier once it is this long; a kill loses less than it per connection.
@@ -254,17 +255,33 @@ class LargeFile(Task):
             await anyio.sleep(LOCK_POLL)
         for note in self._claim.notes:
             context.emit(Note(message=note))
-        if waited and await context.recheck(self.order):
-            await context.threads.write(self._claim.discard)
-            self._change(Change.FOUND_COMPLETE)
-            self.tally.reused = self._size
-            self.succeed("kept", size=self._size, digest=file.sha256)
-            return False
+        # Somebody else may have finished it, while we waited or just before we came.
+        moved_on = waited or await context.threads.write(self._moved_on)
+        if moved_on and await context.recheck(self.order):
+            return await self._found_complete()
         self._have = self._claim.have
+        self._unsynced = self._claim.unsynced.copy()
         self._most = self.tally.reused = self._have.total
         self._change(Change.OPENED)
         context.emit(FileStarted(path=file.path, size=self._size, present=self._have.total))
         return True
+
+    async def _found_complete(self) -> bool:
+        """Somebody else put the wanted content in its place."""
+        await self.context.threads.write(self._claimed.discard)
+        self._change(Change.FOUND_COMPLETE)
+        self.tally.reused = self._size
+        self.succeed("kept", size=self._size, digest=self.order.file.sha256)
+        return False
+
+    def _moved_on(self) -> bool:
+        """In a thread: whether the final name is not what it was when the plan was made."""
+        placement = self.order.placement
+        try:
+            check_unchanged(placement.final, placement.replaces)
+        except HaulError:
+            return True
+        return False
 
     def _enter(self) -> Claim | None:
         """In a thread: the folders, then the claim."""
@@ -508,11 +525,18 @@ class LargeFile(Task):
 
         def publish() -> None:
             stamp = claimed.part.publish(placement.final, replaces=placement.replaces)
-            claimed.finished()
             known = Known(digest, validator, ours=True)
+            # Before the journal goes: after a kill in between, the journal still tells whose the
+            # file is.
             self.context.index.remember([Entry(placement.final, stamp, known)])
+            claimed.finished()
 
-        await self.context.threads.sync(publish)
+        try:
+            await self.context.threads.sync(publish)
+        except Occupied:
+            if not await self.context.recheck(self.order):
+                raise
+            await self.context.threads.write(claimed.discard)
         self._change(Change.PUBLISHED)
         last = self.tally.last_byte
         proof = None if last is None else proven_at - last

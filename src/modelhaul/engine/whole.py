@@ -177,7 +177,7 @@ class WholeFile(Task):
         part, self._part = self._part, None
         if part is not None:
             with storage_errors(f"removing {part.path}"):
-                osfile.remove_quietly(part.path)
+                part.remove()
             part.close()
 
 
@@ -323,13 +323,13 @@ def _rename_one(ready: Ready) -> Stamp:
     placement = ready.file.order.placement
     with storage_errors(f"publishing {placement.final}"):
         check_unchanged(placement.final, placement.replaces)
-        ready.part.check_released()
+        ready.part.check_named()
         os.replace(ready.part.path, placement.final)
         return Stamp.of(placement.final.lstat())
 
 
 def _discard(ready: Ready) -> None:
-    osfile.remove_quietly(ready.part.path)
+    ready.part.remove()
     ready.part.close()
 
 

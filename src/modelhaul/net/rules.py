@@ -143,7 +143,8 @@ def strong_validator(headers: HeaderMap) -> str | None:
     A strong entity tag (RFC 9110 section 8.8.3), else a Last-Modified that is old enough.
     """
     tag = headers.get("etag", "").strip()
-    if len(tag) > 2 and tag.startswith('"') and tag.endswith('"') and len(tag) <= 256:
+    quoted = len(tag) > 2 and tag.startswith('"') and tag.endswith('"')
+    if quoted and len(tag) <= 256 and tag.isascii() and tag.isprintable():
         return tag
     modified = headers.get("last-modified", "").strip()
     then, now = http_date(modified), http_date(headers.get("date", ""))

@@ -18,7 +18,7 @@ from pathlib import Path
 from zlib import crc32
 
 from modelhaul.core import journal as format_
-from modelhaul.core.journal import Have, Header, JournalUnreadable, Record, Void
+from modelhaul.core.journal import Have, Header, JournalUnreadable, Record
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.store import osfile
 from modelhaul.store.journalfile import JournalFile, parse_journal
@@ -28,6 +28,7 @@ from modelhaul.store.sink import PartFile
 PART = ".part"
 JOURNAL = ".journal"
 ASIDE = ".aside"
+MARKER = ".update"
 # Parts of other processes that nobody has touched for this long are taken for dead.
 ORPHAN_SECONDS = 7 * 86_400
 _READ = 1 << 20
@@ -39,6 +40,7 @@ class Claim:
 
     Attributes:
         have: bytes that count: vouched for, or compared with their CRC just now.
+        unsynced: those of them that no barrier has vouched for yet.
         runs: whole runs with CRC and source, for finding local damage later.
         notes: what a person may want to know (something was set aside, adopted, lost).
     """
@@ -46,6 +48,7 @@ class Claim:
     part: PartFile
     journal: JournalFile
     have: SpanSet
+    unsynced: SpanSet = field(default_factory=SpanSet)
     runs: list[Have] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -61,14 +64,14 @@ class Claim:
         be a file that nothing explains.
         """
         with storage_errors(f"removing {self.part.path}"):
-            osfile.remove_quietly(self.part.path)
-            osfile.remove_quietly(self.journal.path)
+            self.part.remove()
+            self.journal.remove()
         self.close()
 
     def finished(self) -> None:
         """The part was renamed to its final name: the journal goes."""
         with storage_errors(f"removing {self.journal.path}"):
-            osfile.remove_quietly(self.journal.path)
+            self.journal.remove()
         self.close()
 
     def close(self) -> None:
@@ -157,6 +160,7 @@ def _enter(journal: JournalFile, part_path: Path, wanted: Wanted) -> Claim:
                 except BaseException:
                     part.close()
                     raise
+    journal.clear()
     part = PartFile.create(part_path, wanted.size, reserve=wanted.reserve)
     try:
         part.barrier()
@@ -182,16 +186,23 @@ def _resume(
     trusted = (part.inode, part.size) == (header.inode, header.size)
     have = ledger.durable.copy() if trusted else SpanSet()
     good, bad = _check(part, ledger.claims if trusted else ledger.runs)
+    unsynced = SpanSet()
     for run in good:
         have.add(run.span)
-    if part.size != header.size:
-        part.resize(header.size)
+        unsynced.add(run.span)
+    # Durably, and before the length is put right: with inode and length as they were, what was
+    # vouched for would be trusted again.
     void = SpanSet(run.span for run in bad)
+    for span in () if trusted else ledger.durable:
+        void.add(span)
     for span in have:
         void.remove(span)
-    journal.append([Void(span) for span in void])
+    if void:
+        journal.void(list(void))
+    if part.size != header.size:
+        part.resize(header.size)
     runs = [run for run in ledger.runs if have.covers(run.span)]
-    return Claim(part, journal, have, runs, notes)
+    return Claim(part, journal, have, unsynced, runs, notes)
 
 
 def _check(part: PartFile, runs: tuple[Have, ...]) -> tuple[list[Have], list[Have]]:
@@ -224,19 +235,25 @@ def _set_aside(journal: JournalFile, part_path: Path, reason: str) -> str:
     The journal's bytes are copied, not renamed: the lock must stay on the file of that name.
     """
     number = 0
-    while (aside := part_path.with_name(f"{part_path.name}{ASIDE}{number}")).exists():
+    while True:
+        aside = part_path.with_name(f"{part_path.name}{ASIDE}{number}")
+        ledger = aside.with_name(f"{aside.name}{JOURNAL}")
+        if not aside.exists() and not ledger.exists():
+            break
         number += 1
     content = journal.content()
     with storage_errors(f"setting aside {part_path}"):
-        aside.with_name(f"{aside.name}{JOURNAL}").write_bytes(content)
+        ledger.write_bytes(content)
         with contextlib.suppress(FileNotFoundError):
             part_path.rename(aside)
-    return f"an unfinished part was set aside as {aside} ({reason}); `modelhaul clean` removes it"
+    return f"unfinished work was set aside as {aside} ({reason}); `modelhaul clean` removes it"
 
 
 def _adopt(folder: Path, stem: str, mine: Claim) -> None:
     """Copy what other processes' parts of the same content have and ours has not."""
-    for journal_path in sorted(folder.glob(f"{stem}.*{JOURNAL}")):
+    dead: list[Path] = []
+    touched = mine.journal.path.stat().st_mtime
+    for journal_path in _journals(folder, stem):
         if journal_path == mine.journal.path:
             continue
         part_path = journal_path.with_name(journal_path.name.removesuffix(JOURNAL) + PART)
@@ -244,10 +261,25 @@ def _adopt(folder: Path, stem: str, mine: Claim) -> None:
         if copied:
             mine.notes.append(f"{copied} bytes were taken over from {part_path.name}")
         with contextlib.suppress(FileNotFoundError):
-            age = time.time() - journal_path.stat().st_mtime
-            if age > ORPHAN_SECONDS:
-                osfile.remove_quietly(part_path)
-                osfile.remove_quietly(journal_path)
+            # By the file system's own clock: the other machine's may be years off.
+            if touched - journal_path.stat().st_mtime > ORPHAN_SECONDS:
+                dead += [part_path, journal_path]
+    if not dead:
+        return
+    # Only when what was copied cannot be lost any more.
+    count = mine.journal.used
+    mine.part.barrier()
+    mine.journal.synced(count)
+    mine.unsynced = SpanSet()
+    for path in dead:
+        with storage_errors(f"removing {path}"):
+            osfile.remove_quietly(path)
+
+
+def _journals(folder: Path, stem: str) -> list[Path]:
+    """All journals about this content: the plain one and those of single processes."""
+    own = [path for path in folder.glob(f"{stem}.*{JOURNAL}") if ASIDE not in path.name]
+    return [path for path in (folder / (stem + JOURNAL), *sorted(own)) if path.exists()]
 
 
 def _copy_runs(journal_path: Path, part_path: Path, mine: Claim) -> int:
@@ -272,6 +304,7 @@ def _copy_runs(journal_path: Path, part_path: Path, mine: Claim) -> int:
             mine.part.write_at(data, run.span.start)
             mine.journal.append([run])
             mine.have.add(run.span)
+            mine.unsynced.add(run.span)
             mine.runs.append(run)
             copied += run.span.length
     finally:
@@ -300,6 +333,7 @@ class Unfinished:
         stored: bytes it takes on the disk.
         age: seconds since it was last touched.
         busy: a running process works on it (only known where locks hold).
+        void: a journal whose part is gone; nothing is lost with it.
         paths: the files it consists of.
     """
 
@@ -310,6 +344,7 @@ class Unfinished:
     stored: int
     age: float
     busy: bool
+    void: bool
     paths: tuple[Path, ...]
 
 
@@ -323,7 +358,8 @@ def unfinished(folder: Path) -> Iterator[Unfinished]:
     with storage_errors(f"reading {folder}"):
         names = sorted(folder.iterdir()) if folder.is_dir() else []
     for path in names:
-        if path.is_file():
+        # The marker of a half-published update (`store.marker`) is no work to throw away.
+        if path.is_file() and path.suffix != MARKER:
             groups.setdefault(path.name.removesuffix(PART).removesuffix(JOURNAL), []).append(path)
     for stem, paths in groups.items():
         journal = folder / (stem + JOURNAL)
@@ -341,14 +377,15 @@ def unfinished(folder: Path) -> Iterator[Unfinished]:
             have=SpanSet(run.span for run in runs).total,
             stored=sum(getattr(status, "st_blocks", 0) * 512 for status in statuses),
             age=max(0.0, time.time() - max(status.st_mtime for status in statuses)),
-            busy=_is_busy(journal),
+            busy=any(_is_locked(path) for path in paths),
+            void=paths == [journal],
             paths=tuple(paths),
         )
 
 
-def _is_busy(journal: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     try:
-        fd = os.open(journal, os.O_RDWR)
+        fd = os.open(path, os.O_RDWR)
     except OSError:
         return False
     try:
@@ -364,9 +401,8 @@ def recorded(folder: Path, *, identity: str, size: int) -> int:
 
     An upper bound: what is not vouched for is checked only when the file is claimed.
     """
-    stem = part_name(identity, size)
     have = SpanSet()
-    for journal in (folder / (stem + JOURNAL), *sorted(folder.glob(f"{stem}.*{JOURNAL}"))):
+    for journal in _journals(folder, part_name(identity, size)):
         part = journal.with_name(journal.name.removesuffix(JOURNAL) + PART)
         header, runs = read_runs(journal)
         if header is None or (header.identity, header.size) != (identity, size):
@@ -376,6 +412,22 @@ def recorded(folder: Path, *, identity: str, size: int) -> int:
         for run in runs:
             have.add(run.span)
     return have.total
+
+
+def published_inode(folder: Path, *, identity: str, size: int) -> int | None:
+    """The inode of a file of ours that was published and whose journal was not removed any more.
+
+    A kill between the two leaves the journal of a part that is gone: if it speaks of every byte,
+    the file with that inode is what the journal was about. None if there is no such journal.
+    """
+    stem = part_name(identity, size)
+    header, runs = read_runs(folder / (stem + JOURNAL))
+    if header is None or (header.identity, header.size) != (identity, size):
+        return None
+    if (folder / (stem + PART)).exists():
+        return None
+    whole = SpanSet(run.span for run in runs).covers(Span(0, size))
+    return header.inode if whole else None
 
 
 def stored(folder: Path, *, identity: str, size: int) -> int:

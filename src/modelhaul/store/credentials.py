@@ -12,15 +12,24 @@ from pathlib import Path
 
 import aiofiles
 
-from modelhaul.store.pickles import Inert, load_restricted
+from modelhaul.core.origin import Origin
+from modelhaul.store.pickles import MOST_BYTES, Inert, load_restricted
 
 TOKEN_COOKIE = "m_session_id"  # noqa: S105  (the name of the cookie, not a secret)
 _CLASSES = {
-    "requests.cookies.RequestsCookieJar": Inert,
-    "http.cookiejar.CookieJar": Inert,
-    "http.cookiejar.Cookie": Inert,
-    "http.cookiejar.DefaultCookiePolicy": Inert,
+    f"{module}.{name}": Inert
+    for module, name in (
+        ("requests.cookies", "RequestsCookieJar"),
+        ("http.cookiejar", "CookieJar"),
+        ("http.cookiejar", "Cookie"),
+        ("http.cookiejar", "DefaultCookiePolicy"),
+        # the same, as pickle protocol 2 and older spell them
+        ("cookielib", "CookieJar"),
+        ("cookielib", "Cookie"),
+        ("cookielib", "DefaultCookiePolicy"),
+    )
 }
+_LOOPBACK = ("localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +43,30 @@ class SavedToken:
     def __repr__(self) -> str:
         return f"SavedToken(domain={self.domain!r})"
 
-    def is_for(self, host: str, now: float) -> bool:
-        """Whether it may be sent to `host` at Unix time `now`."""
+    def is_for(self, origin: Origin, now: float) -> bool:
+        """Whether it may be sent to `origin` at Unix time `now`.
+
+        A domain with a leading dot includes hosts below it (RFC 6265 section 5.1.3), one without
+        is that host only; the site answers with and without `www.`, and logins were saved for
+        either. Not in the clear, except to this machine.
+        """
         if self.expires is not None and self.expires <= now:
             return False
-        domain = _bare(self.domain)
-        host = _bare(host)
-        return bool(domain) and (host == domain or host.endswith(f".{domain}"))
+        host = origin.host
+        if origin.scheme != "https" and not (host in _LOOPBACK or host.startswith("127.")):
+            return False
+        domain = self.domain.lower()
+        if domain.startswith("."):
+            return host == domain[1:] or host.endswith(domain)
+        # http.cookiejar stores cookies of a host without a dot under a made-up domain.
+        return host.removeprefix("www.") in (
+            domain.removeprefix("www."),
+            domain.removesuffix(".local"),
+        )
 
 
-def _bare(host: str) -> str:
-    # The site answers under both names, and cookies were saved for either.
-    return host.lower().lstrip(".").removeprefix("www.")
-
-
-def parse_cookies(data: bytes) -> SavedToken | None:
-    """The token in a saved cookie jar, None if it holds none.
+def parse_cookies(data: bytes) -> tuple[SavedToken, ...]:
+    """The tokens in a saved cookie jar, one per site that has one.
 
     Raises:
         ValueError: not a cookie jar, or it names classes that have no place in one.
@@ -58,29 +75,39 @@ def parse_cookies(data: bytes) -> SavedToken | None:
     tree = getattr(jar, "_cookies", None)
     if not isinstance(jar, Inert) or not isinstance(tree, dict):
         raise ValueError("not a cookie jar")
+    found = []
     for paths in tree.values():
         for cookies in paths.values() if isinstance(paths, dict) else ():
             cookie = cookies.get(TOKEN_COOKIE) if isinstance(cookies, dict) else None
             value = getattr(cookie, "value", None)
             domain = getattr(cookie, "domain", None)
-            expires = getattr(cookie, "expires", None)
-            if isinstance(value, str) and value and isinstance(domain, str):
-                moment = float(expires) if isinstance(expires, int | float) else None
-                return SavedToken(value, domain, moment)
-    return None
+            if isinstance(value, str) and value.isprintable() and value and isinstance(domain, str):
+                found.append(SavedToken(value, domain, _moment(getattr(cookie, "expires", None))))
+    return tuple(found)
 
 
-async def read_saved_token(home: Path) -> tuple[SavedToken | None, str | None]:
-    """The token saved below `home` (`~/.modelscope`), and a note if the file is unreadable."""
+def _moment(expires: object) -> float | None:
+    """When a cookie ends; far beyond all calendars is never."""
+    if not isinstance(expires, int | float):
+        return None
+    try:
+        return float(expires)
+    except OverflowError:
+        return None
+
+
+async def read_saved_token(home: Path, origin: Origin, now: float) -> tuple[str | None, str | None]:
+    """The token saved below `home` (`~/.modelscope`) for an origin, and a note if unreadable."""
     path = home / "credentials" / "cookies"
     try:
         async with aiofiles.open(path, "rb") as file:
-            data = await file.read()
+            data = await file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         return None, None
     except OSError as error:
         return None, f"the saved login {path} cannot be read ({error.strerror})"
     try:
-        return parse_cookies(data), None
+        saved = parse_cookies(data)
     except ValueError as error:
         return None, f"the saved login {path} is ignored ({error})"
+    return next((entry.token for entry in saved if entry.is_for(origin, now)), None), None

@@ -51,12 +51,15 @@ class Follower:
         return self._sha256.hexdigest()
 
 
-def hash_file(path: Path, *, check: Callable[[int], None] | None = None) -> tuple[str, Stamp]:
+def hash_file(
+    path: Path, *, check: Callable[[int], None] | None = None, sync: bool = False
+) -> tuple[str, Stamp]:
     """SHA-256 of a file in hex, and the stamp of exactly the bytes that were read.
 
     Args:
         path: a regular file; a symbolic link is followed.
         check: called with each number of bytes read; may raise to stop.
+        sync: make the bytes durable as well: what is remembered must survive a power cut.
 
     Raises:
         StorageError: it cannot be read, or it changed while it was.
@@ -73,6 +76,10 @@ def hash_file(path: Path, *, check: Callable[[int], None] | None = None) -> tupl
                 offset += count
                 if check is not None:
                     check(count)
+                if offset > before.size:
+                    break  # it grows; it might do so for ever
+            if sync:
+                osfile.sync_data(fd)
             if Stamp.of(os.fstat(fd)) != before:
                 raise OSError(5, "it changed while it was being hashed")
         finally:

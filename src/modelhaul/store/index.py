@@ -14,11 +14,14 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from modelhaul.store.osfile import Stamp
+
+T = TypeVar("T")
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -82,49 +85,41 @@ class ProvenIndex:
 
     def lookup(self, path: Path, stamp: Stamp) -> Known | None:
         """What is known about the file at `path`, if it still has this stamp."""
-        with self._database() as database:
-            if database is None:
-                return None
-            row = database.execute(
+
+        def find(database: sqlite3.Connection) -> tuple[Any, ...] | None:
+            row: tuple[Any, ...] | None = database.execute(
                 "SELECT device, inode, size, mtime_ns, ctime_ns, recorded_ns, sha256, validator,"
                 " ours FROM files WHERE path = ?",
                 (os.fsencode(path),),
             ).fetchone()
-            if row is None or Stamp(*row[:5]) != stamp:
-                return None
-            if row[5] - stamp.ctime_ns < grain_ns(stamp):
-                return None
-            return Known(row[6], row[7], bool(row[8]))
-        return None
+            return row
+
+        row = self._use(find)
+        if row is None or tuple(row[:5]) != _numbers(stamp):
+            return None
+        if row[5] - stamp.ctime_ns < grain_ns(stamp):
+            return None
+        return Known(row[6], row[7], bool(row[8]))
 
     def remember(self, entries: Iterable[Entry]) -> None:
         """Record files whose content is proven and durable.
 
         Waits for the grain of the youngest of them where that is a few milliseconds, so that the
-        next run need not hash it again.
+        next run need not hash it again; a file that changed while we waited is not recorded.
         """
         rows = list(entries)
-        fresh = max(
-            (row.stamp.ctime_ns for row in rows if grain_ns(row.stamp) == _FINE_NS), default=0
-        )
-        early = fresh + _FINE_NS - time.time_ns()
-        if 0 < early <= _FINE_NS:
-            time.sleep(early / 1e9)
+        if wait_for_grain(*(row.stamp for row in rows)):
+            rows = [row for row in rows if _still(row)]
         now = time.time_ns()
-        with self._database() as database:
-            if database is None:
-                return
+
+        def insert(database: sqlite3.Connection) -> None:
             with database:
                 database.executemany(
                     "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     [
                         (
                             os.fsencode(row.path),
-                            row.stamp.device,
-                            row.stamp.inode,
-                            row.stamp.size,
-                            row.stamp.mtime_ns,
-                            row.stamp.ctime_ns,
+                            *_numbers(row.stamp),
                             now,
                             row.known.sha256,
                             row.known.validator,
@@ -134,44 +129,81 @@ class ProvenIndex:
                     ],
                 )
 
+        self._use(insert)
+
     def close(self) -> None:
         """Close the database; the next call opens it again."""
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._disconnect()
 
-    @contextlib.contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection | None]:
-        """The open database under the lock, or None; database errors inside end the block."""
+    def _use(self, call: Callable[[sqlite3.Connection], T]) -> T | None:
+        """The result of `call`, None if the database cannot be used."""
         with self._lock:
-            try:
-                yield self._open()
-            except sqlite3.DatabaseError as error:
-                # Damaged, locked for too long, disk full: forget rather than fail. A damaged
-                # file is put away so that the next run begins with a new one.
-                self.problem = f"the index {self._path} cannot be used ({error})"
-                damaged = not isinstance(error, sqlite3.OperationalError)
-                if self._connection is not None:
-                    self._connection.close()
-                    self._connection = None
-                if damaged:
-                    with contextlib.suppress(OSError):
-                        self._path.replace(self._path.with_suffix(".damaged"))
-
-    def _open(self) -> sqlite3.Connection | None:
-        if self._connection is None and self.problem is None:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                self.problem = f"the index {self._path} cannot be made ({error.strerror})"
+            if self.problem is not None:
                 return None
-            connection = sqlite3.connect(self._path, timeout=5.0, check_same_thread=False)
-            self._connection = connection
+            try:
+                return call(self._connected())
+            except (sqlite3.Error, OSError) as error:
+                # Damaged, locked for too long, disk full, not ours to write: forget rather than
+                # fail. A damaged file is put away, so that the next run begins with a new one.
+                self.problem = f"the memory of proven files {self._path} cannot be used ({error})"
+                with contextlib.suppress(sqlite3.Error):
+                    self._disconnect()
+                if isinstance(error, sqlite3.DatabaseError) and not isinstance(
+                    error, sqlite3.OperationalError
+                ):
+                    self._put_away()
+                return None
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            connection = self._connection = sqlite3.connect(
+                self._path, timeout=5.0, check_same_thread=False
+            )
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, _SCHEMA_VERSION):
-                # Made by another version of us. It is a cache: begin again.
+            if version != _SCHEMA_VERSION:
+                # New, or made by another version of us. It is a cache: begin again.
                 connection.execute("DROP TABLE IF EXISTS files")
-            connection.executescript(_SCHEMA)
-            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+                connection.executescript(_SCHEMA)
+                connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _put_away(self) -> None:
+        """With its rollback journal: that would be replayed into the next one."""
+        for ending in ("", "-journal", "-wal", "-shm"):
+            file = self._path.with_name(self._path.name + ending)
+            with contextlib.suppress(OSError):
+                file.replace(self._path.with_suffix(f".damaged{ending}"))
+
+
+def wait_for_grain(*stamps: Stamp) -> bool:
+    """Sleep until a change of these files would show in their times, where that is soon.
+
+    Returns:
+        Whether it slept.
+    """
+    fresh = max((stamp.ctime_ns for stamp in stamps if grain_ns(stamp) == _FINE_NS), default=0)
+    early = fresh + _FINE_NS - time.time_ns()
+    if not 0 < early <= _FINE_NS:
+        return False
+    time.sleep(early / 1e9)
+    return True
+
+
+def _still(row: Entry) -> bool:
+    try:
+        return Stamp.of(row.path.lstat()) == row.stamp
+    except OSError:
+        return False
+
+
+def _numbers(stamp: Stamp) -> tuple[int, ...]:
+    """The stamp as SQLite holds it: signed 64 bits. Inode numbers use all of them on some disks."""
+    values = (stamp.device, stamp.inode, stamp.size, stamp.mtime_ns, stamp.ctime_ns)
+    return tuple(value - (1 << 64) if value >= 1 << 63 else value for value in values)

@@ -13,6 +13,7 @@ from pathlib import Path
 from modelhaul.core import journal as format_
 from modelhaul.core.journal import Header, Record, Synced
 from modelhaul.core.span import Span
+from modelhaul.errors import StorageError
 from modelhaul.store import osfile
 from modelhaul.store.osfile import storage_errors
 
@@ -31,6 +32,7 @@ class JournalFile:
         self._header: Header | None = None
         self._used = 0
         self._capacity = 0
+        self._failed = False
         self._lock = threading.Lock()
 
     @classmethod
@@ -58,6 +60,17 @@ class JournalFile:
         with storage_errors(f"locking {self.path}"):
             return osfile.try_lock(self._fd) and osfile.is_named(self._fd, self.path)
 
+    def clear(self) -> None:
+        """Make it empty, durably: none of its records counts any more.
+
+        Before a new part is made: a file system may give it the inode number of the old one, and
+        old records must never meet new bytes.
+        """
+        with storage_errors(f"emptying the journal {self.path}"):
+            if os.fstat(self._fd).st_size:
+                os.ftruncate(self._fd, 0)
+                osfile.sync_data(self._fd)
+
     def create(self, header: Header, *, slots: int) -> None:
         """Make it a new journal, durable, whatever it held before.
 
@@ -75,12 +88,14 @@ class JournalFile:
     def resume(self) -> list[Record | None] | None:
         """Read it, to go on appending. Returns the records by slot; None if it is empty.
 
+        All zeros are empty too: its maker died between allocating and the header.
+
         Raises:
             JournalUnreadable: the header does not check.
             StorageError: the file cannot be read.
         """
         data = self.content()
-        if not data:
+        if not any(data):
             return None
         header, slots, used = parse_journal(data)
         self._header, self._used = header, used
@@ -133,9 +148,25 @@ class JournalFile:
         self.sync()
 
     def sync(self) -> None:
-        """Make all appended records durable."""
-        with storage_errors(f"syncing the journal {self.path}"):
-            osfile.sync_data(self._fd)
+        """Make all appended records durable.
+
+        Raises:
+            StorageError: the disk failed, now or at an earlier sync: what a failed sync covered
+                is lost, and no later one can vouch for it.
+        """
+        if self._failed:
+            raise StorageError(f"an earlier sync of {self.path} failed")
+        try:
+            with storage_errors(f"syncing the journal {self.path}"):
+                osfile.sync_data(self._fd)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def remove(self) -> None:
+        """Remove the journal, if its name still leads to it."""
+        if osfile.is_named(self._fd, self.path):
+            osfile.remove_quietly(self.path)
 
     def close(self) -> None:
         """Close the descriptor, and with it give up the lock; a second call does nothing."""

@@ -49,8 +49,8 @@ class Layout(Protocol):
         """Where the file of this repository path stands."""
         ...
 
-    def before(self, replaced: Iterable[str]) -> None:
-        """Called before files at these paths are replaced."""
+    def before(self, changing: Iterable[str]) -> None:
+        """Called before files at these paths are put in place or replaced."""
         ...
 
     def after(self, files: Iterable[RemoteFile]) -> None:
@@ -70,8 +70,8 @@ class LocalFolder:
     @classmethod
     def at(cls, folder: Path) -> LocalFolder:
         """The layout below `folder`, which need not exist."""
-        shown = Path(os.path.abspath(folder.expanduser()))
-        return cls(shown.resolve(), shown)
+        shown, root = osfile.resolved(folder)
+        return cls(root, shown)
 
     @property
     def state(self) -> Path:
@@ -80,7 +80,7 @@ class LocalFolder:
     def final(self, path: str) -> Path:
         return self.root / path
 
-    def before(self, replaced: Iterable[str]) -> None:
+    def before(self, changing: Iterable[str]) -> None:
         """A plain tree keeps no books."""
 
     def after(self, files: Iterable[RemoteFile]) -> None:
@@ -100,8 +100,8 @@ class SingleFile:
     @classmethod
     def at(cls, path: Path) -> SingleFile:
         """The layout of one file; its folder need not exist."""
-        shown = Path(os.path.abspath(path.expanduser()))
-        return cls(shown.parent.resolve(), shown, shown.name)
+        shown = osfile.resolved(path.parent)[0] / path.name
+        return cls(osfile.resolved(shown.parent)[1], shown, shown.name)
 
     @property
     def state(self) -> Path:
@@ -110,7 +110,7 @@ class SingleFile:
     def final(self, path: str) -> Path:
         return self.root / self.name
 
-    def before(self, replaced: Iterable[str]) -> None:
+    def before(self, changing: Iterable[str]) -> None:
         """A single file keeps no books."""
 
     def after(self, files: Iterable[RemoteFile]) -> None:
@@ -135,7 +135,7 @@ class ModelScopeCache:
         """The snapshot of `ref` in the cache at `cache`, which need not exist."""
         folder = snapshot_folder(cache, ref.kind, ref.owner, ref.name)
         shown = folder / "snapshots" / (ref.revision or DEFAULT_REVISION)
-        return cls(cache.resolve(), shown.resolve(), shown)
+        return cls(osfile.resolved(cache)[1], osfile.resolved(shown)[1], shown)
 
     @property
     def state(self) -> Path:
@@ -144,7 +144,7 @@ class ModelScopeCache:
     def final(self, path: str) -> Path:
         return self.root / path
 
-    def before(self, replaced: Iterable[str]) -> None:
+    def before(self, changing: Iterable[str]) -> None:
         """This layout keeps no books."""
 
     def after(self, files: Iterable[RemoteFile]) -> None:
@@ -175,11 +175,13 @@ class LegacyCache:
     def final(self, path: str) -> Path:
         return self.root / path
 
-    def before(self, replaced: Iterable[str]) -> None:
-        """Strike files from the book before they change, so that it is never wrong."""
-        gone = set(replaced)
-        if gone:
-            self._write([row for row in self._read() if row["Path"] not in gone])
+    def before(self, changing: Iterable[str]) -> None:
+        """Strike files from the book before they change or come, so that it is never wrong."""
+        gone = set(changing)
+        before = self._read()
+        rows = [row for row in before if row["Path"] not in gone]
+        if len(rows) != len(before):
+            self._write(rows)
 
     def after(self, files: Iterable[RemoteFile]) -> None:
         """Enter files into the book with the commit that last touched them."""
@@ -187,7 +189,7 @@ class LegacyCache:
         before = self._read()
         rows = [row for row in before if row["Path"] not in known]
         rows += [{"Path": path, "Revision": revision} for path, revision in known.items()]
-        if rows != before:
+        if sorted(map(str, rows)) != sorted(map(str, before)):
             self._write(rows)
 
     def _read(self) -> list[dict[str, str]]:
@@ -209,7 +211,7 @@ class LegacyCache:
         book = self.root / ".msc"
         with storage_errors(f"writing {book}"):
             osfile.make_folders(self.state)
-            draft = self.state / f"msc-{os.getpid()}"
+            draft = self.state / f"msc-{os.getpid()}.draft"
             fd = osfile.open_file(draft, create=True, truncate=True)
             try:
                 osfile.write_all(fd, pickle.dumps(rows, protocol=4), 0)
@@ -226,30 +228,32 @@ def snapshot_folder(cache: Path, kind: Kind, owner: str, name: str) -> Path:
 
 
 def find_cache(cache: Path, ref: RepoRef) -> ModelScopeCache | LegacyCache:
-    """The layout that every ModelScope tool would use for `ref` in this cache.
+    """The layout in which the official package looks for `ref` in this cache.
 
-    The order is theirs (modelscope-hub 0.5.1 `_find_legacy_repo_dir`, modelscope 1.40.2
-    `find_reusable_legacy_repo_dir`): two old places, the new one, then older ones still.
+    The order is that of `snapshot_download` in modelscope 1.40.2, which puts some older places
+    (`find_reusable_legacy_repo_dir`) before those of modelscope-hub (`_find_legacy_repo_dir`)
+    unless one of the two newer ones exists.
     """
-    cache = Path(os.path.abspath(cache.expanduser()))
+    cache, real = osfile.resolved(cache)
     segment = f"{ref.kind}s"
     safe = ref.name.replace(".", "___")
-    first = [cache / segment / ref.owner / safe, cache / "hub" / segment / ref.owner / safe]
-    later = [
+    new = ModelScopeCache.at(cache, ref)
+    newer = [
+        cache / segment / ref.owner / safe,
+        snapshot_folder(cache, ref.kind, ref.owner, ref.name),
+    ]
+    hub = [cache / segment / ref.owner / safe, cache / "hub" / segment / ref.owner / safe]
+    older = [
         cache / ref.owner / ref.name,
         cache / ref.owner / safe,
         cache / "hub" / ref.owner / ref.name,
         cache / "hub" / ref.owner / safe,
         cache / segment / ref.owner / ref.name,
     ]
-    for folder in first:
+    places = hub if any(map(_has_entries, newer)) else older + hub
+    for folder in places:
         if _has_entries(folder):
-            return LegacyCache(cache.resolve(), folder.resolve(), folder)
-    new = ModelScopeCache.at(cache, ref)
-    if not _has_entries(snapshot_folder(cache, ref.kind, ref.owner, ref.name)):
-        for folder in later:
-            if _has_entries(folder):
-                return LegacyCache(cache.resolve(), folder.resolve(), folder)
+            return LegacyCache(real, osfile.resolved(folder)[1], folder)
     return new
 
 

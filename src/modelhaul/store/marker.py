@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelhaul.store import osfile
+from modelhaul.store.claim import MARKER
 from modelhaul.store.osfile import storage_errors
-
-_SUFFIX = ".update"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Marker:
     def of(cls, state: Path, root: Path) -> Marker:
         """The marker for the snapshot at `root`, in the state folder `state`."""
         name = hashlib.sha256(os.fsencode(root)).hexdigest()[:20]
-        return cls(state / f"{name}{_SUFFIX}")
+        return cls(state / f"{name}{MARKER}")
 
     def exists(self) -> bool:
         """Whether an update was begun and not finished."""

@@ -8,11 +8,8 @@ process works on a part of its own (see `store.claim`).
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
-
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 # Kernel names of local file systems whose flock is the kernel's own. FUSE, 9p, virtiofs and
 # everything over a network are left out on purpose.
@@ -25,28 +22,24 @@ LOCAL = frozenset({
 # fmt: on
 
 
-def parse_mountinfo(text: str) -> list[tuple[str, str]]:
-    """(mount point, type) of each line of `/proc/self/mountinfo`, in mount order (proc(5))."""
-    mounts = []
+def parse_mountinfo(text: str) -> dict[int, str]:
+    """File system type by mount number, from `/proc/self/mountinfo` (proc(5))."""
+    mounts = {}
     for line in text.splitlines():
         before, dash, after = line.partition(" - ")
-        fields = before.split(" ")
-        if not dash or len(fields) < 5 or not after:
-            continue
-        point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
-        mounts.append((point, after.split(" ", 1)[0]))
+        number = before.split(" ")[0]
+        if dash and number.isascii() and number.isdigit() and after:
+            mounts[int(number)] = after.split(" ", 1)[0]
     return mounts
 
 
-def filesystem_of(path: str, mounts: list[tuple[str, str]]) -> str | None:
-    """The type of the file system that holds an absolute, resolved path; None if unknown."""
-    best, found = -1, None
-    for point, kind in mounts:
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        # A later mount on the same point hides the earlier one.
-        if inside and len(point) >= best:
-            best, found = len(point), kind
-    return found
+def parse_fdinfo(text: str) -> int | None:
+    """The mount number in `/proc/self/fdinfo/<n>` (proc(5)), None if it is not there."""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name == "mnt_id" and value.strip().isdigit():
+            return int(value)
+    return None
 
 
 def locks_hold(folder: Path) -> bool:
@@ -54,11 +47,17 @@ def locks_hold(folder: Path) -> bool:
     if sys.platform == "win32":
         return False
     if sys.platform == "darwin":
-        # No mountinfo there. Disks of other machines are mounted below these two.
+        # No mountinfo there. Disks of other machines are mounted below these.
         real = os.path.realpath(folder)
         return not real.startswith(("/Volumes/", "/net/", "/Network/"))
     try:
-        text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+        # By the open folder, not by comparing paths: mounts hide one another.
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            number = parse_fdinfo(Path(f"/proc/self/fdinfo/{fd}").read_text())
+        finally:
+            os.close(fd)
+        mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
     except OSError:
         return False
-    return filesystem_of(os.path.realpath(folder), parse_mountinfo(text)) in LOCAL
+    return number is not None and mounts.get(number) in LOCAL

@@ -16,6 +16,7 @@ import os
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,6 +217,8 @@ def make_folders(path: Path) -> None:
     while not at.exists():
         missing.append(at)
         at = at.parent
+    if not at.is_dir():
+        raise Occupied(f"{at} is a file and should be a folder")
     for folder in reversed(missing):
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
@@ -266,17 +269,31 @@ def folds_names(folder: Path) -> bool:
 
     Asked of the folder itself, by two probes: a disk image may differ from its neighbours.
     """
-    for name, other in ((".probe-a", ".PROBE-A"), (".probe-\u00e9", ".probe-e\u0301")):
-        probe = folder / f"{name}-{os.getpid()}"
+    for name, other in (("probe-a", "PROBE-A"), ("probe-\u00e9", "probe-e\u0301")):
+        tail = f"-{os.getpid()}-{time.monotonic_ns():x}"
+        probe = folder / f".modelhaul-{name}{tail}"
         try:
-            fd = os.open(probe, os.O_CREAT | os.O_WRONLY | _BINARY, 0o600)
+            fd = open_file(probe, create=True, exclusive=True)
         except OSError:
             # A name it cannot even store cannot collide; the write itself will say what is wrong.
             continue
         os.close(fd)
         try:
-            if (folder / f"{other}-{os.getpid()}").exists():
+            if (folder / f".modelhaul-{other}{tail}").exists():
                 return True
         finally:
             remove_quietly(probe)
     return False
+
+
+def resolved(path: Path) -> tuple[Path, Path]:
+    """A path of the user's as they would write it, absolute; and with its links resolved.
+
+    Raises:
+        StorageError: it leads in circles, or names a home that does not exist.
+    """
+    try:
+        shown = Path(os.path.abspath(path.expanduser()))
+        return shown, shown.resolve()
+    except (OSError, RuntimeError) as error:
+        raise StorageError(f"{path} cannot be used as a path: {error}") from None

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections.abc import Mapping
 from typing import Any
+
+#: Logins take a kilobyte, the largest cache index (100,000 files) about ten million.
+MOST_BYTES = 32 << 20
 
 
 class Inert:
@@ -51,6 +55,7 @@ def load_restricted(data: bytes, known: Mapping[str, type[Inert]] | None = None)
         ValueError: damaged, or it names anything else.
     """
     try:
+        _check_opcodes(data)
         value: object = _Restricted(data, known or {}).load()
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -59,3 +64,17 @@ def load_restricted(data: bytes, known: Mapping[str, type[Inert]] | None = None)
         # them means more than "unreadable".
         raise ValueError(str(error) or type(error).__name__) from None
     return value
+
+
+def _check_opcodes(data: bytes) -> None:
+    """Refuse what would ask for memory out of all proportion.
+
+    A few bytes can name a memo slot, or the length of a buffer, in the thousands of millions.
+    """
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"larger than {MOST_BYTES} bytes")
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
+            raise ValueError("a memo slot beyond all bounds")
+        if opcode.name == "BYTEARRAY8":
+            raise ValueError("a kind of value that has no place here")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from modelhaul.core.plan import Found
 from modelhaul.core.repo import RemoteFile
 from modelhaul.store import osfile
 from modelhaul.store.hashing import hash_file
-from modelhaul.store.index import Entry, Known, ProvenIndex
+from modelhaul.store.index import Entry, Known, ProvenIndex, grain_ns, wait_for_grain
 from modelhaul.store.osfile import Stamp, storage_errors
 
 
@@ -66,7 +68,8 @@ def _verdict(file: RemoteFile, size: int, known: Known | None, *, trust: bool) -
         return None
     # Nobody states a digest: only what we fetched ourselves, under the same validator, counts.
     return bool(
-        known is not None
+        trust
+        and known is not None
         and known.ours
         and file.validator is not None
         and known.validator == file.validator
@@ -98,9 +101,15 @@ def prove(
     Raises:
         StorageError: it cannot be read, or changed while it was.
     """
-    digest, stamp = hash_file(path, check=check)
+    with storage_errors(f"looking at {path}"):
+        began = Stamp.of(path.stat())
+    # A change in the same tick as the last one would not show in the times: let the tick pass
+    # before the first byte is read. Where ticks are seconds, the result is not remembered.
+    wait_for_grain(began)
+    settled = time.time_ns() - began.ctime_ns >= grain_ns(began)
+    digest, stamp = hash_file(path, check=check, sync=True)
     same = digest == file.sha256
-    if same and not path.is_symlink():
+    if same and settled and stamp == began and not path.is_symlink():
         known = index.lookup(path, stamp)
         ours = known is not None and known.ours
         index.remember([Entry(path, stamp, Known(digest, None, ours=ours))])
@@ -109,8 +118,6 @@ def prove(
 
 def room(folder: Path) -> int:
     """Bytes that may still be written to the file system of `folder` (which may not exist yet)."""
-    import shutil
-
     existing = osfile.nearest_existing(folder)
     with storage_errors(f"looking at {existing}"):
         return shutil.disk_usage(existing).free

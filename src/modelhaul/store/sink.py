@@ -33,7 +33,9 @@ class PartFile:
 
     @classmethod
     def create(cls, path: Path, size: int | None, *, reserve: bool = False) -> PartFile:
-        """Make an empty part, `size` bytes long and sparse; what stood there is emptied.
+        """Make an empty part, `size` bytes long and sparse; what had its name loses it.
+
+        Never by emptying what is there: it may have another name, or another process in it.
 
         Args:
             path: the name of the part.
@@ -44,7 +46,8 @@ class PartFile:
             StorageError: it cannot be made.
         """
         with storage_errors(f"making {path}"):
-            fd = osfile.open_file(path, create=True, truncate=True)
+            osfile.remove_quietly(path)
+            fd = osfile.open_file(path, create=True, exclusive=True)
             try:
                 if size:
                     if reserve:
@@ -52,19 +55,26 @@ class PartFile:
                     os.ftruncate(fd, size)
             except BaseException:
                 os.close(fd)
+                osfile.remove_quietly(path)
                 raise
         return cls(path, fd)
 
     @classmethod
     def reopen(cls, path: Path) -> PartFile | None:
-        """Open a part that may exist; None if it does not.
+        """Open a part that may exist; None if it does not, or if it has a second name.
+
+        A file with two names (`cp -al`, a deduplicator) is not ours alone to write into.
 
         Raises:
             StorageError: something is there that cannot be opened.
         """
         try:
             with storage_errors(f"opening {path}"):
-                return cls(path, osfile.open_file(path, create=False))
+                fd = osfile.open_file(path, create=False)
+                if os.fstat(fd).st_nlink == 1:
+                    return cls(path, fd)
+                os.close(fd)
+                return None
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return None
@@ -124,16 +134,41 @@ class PartFile:
 
         Raises:
             Occupied: something else stands there by now; the part is untouched.
-            StorageError: a sync or the rename failed.
+            StorageError: a sync or the rename failed, or the part has lost its name.
         """
         self.barrier()
         with storage_errors(f"publishing {final}"):
             check_unchanged(final, replaces)
+            self.check_named()
             if sys.platform == "win32":
                 self.close()  # an open file cannot be renamed there
+                os.replace(self.path, final)
+                return Stamp.of(final.lstat())
             os.replace(self.path, final)
             osfile.sync_folder(final.parent)
-            return Stamp.of(final.lstat())
+            return Stamp.of(os.fstat(self._fd))
+
+    def check_named(self) -> None:
+        """Refuse if the part's name does not lead to what was written, or not only its name does.
+
+        Raises:
+            StorageError: somebody removed, replaced or linked the part while it was worked on.
+        """
+        if self._released is not None:
+            with storage_errors(f"looking at {self.path}"):
+                same = Stamp.of(self.path.lstat()) == self._released
+        else:
+            same = osfile.is_named(self._fd, self.path) and os.fstat(self._fd).st_nlink == 1
+        if not same:
+            raise StorageError(
+                f"{self.path} was removed or replaced by another program while it was in use",
+                hint="run the same command again",
+            )
+
+    def remove(self) -> None:
+        """Remove the part, if its name still leads to it."""
+        if self._fd < 0 or osfile.is_named(self._fd, self.path):
+            osfile.remove_quietly(self.path)
 
     def release(self) -> None:
         """Close the descriptor after a barrier, and keep what is needed to publish later.
@@ -142,18 +177,6 @@ class PartFile:
         """
         self._released = Stamp.of(os.fstat(self._fd))
         self.close()
-
-    def check_released(self) -> None:
-        """Refuse if a released part is not what was released.
-
-        Raises:
-            StorageError: somebody changed or removed it.
-        """
-        if self._released is None:
-            return
-        with storage_errors(f"looking at {self.path}"):
-            if Stamp.of(self.path.lstat()) != self._released:
-                raise StorageError(f"{self.path} was changed by another program")
 
     def close(self) -> None:
         """Close the descriptor; a second call does nothing."""
@@ -177,9 +200,11 @@ def open_private(folder: Path, stem: str, *, locks: bool, token: str) -> PartFil
             fd = osfile.open_file(path, create=True)
             try:
                 if osfile.try_lock(fd) and osfile.is_named(fd, path):
-                    # Only under the lock: the bytes may be somebody's a moment before.
-                    os.ftruncate(fd, 0)
-                    return PartFile(path, fd)
+                    if os.fstat(fd).st_nlink == 1:
+                        # Only under the lock: the bytes may be somebody's a moment before.
+                        os.ftruncate(fd, 0)
+                        return PartFile(path, fd)
+                    osfile.remove_quietly(path)  # its other name keeps the bytes
             except BaseException:
                 os.close(fd)
                 raise

@@ -1,0 +1,96 @@
+"""Every spelling of the guides becomes the one that the option parser knows."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelhaul.cli.spelling import normal
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        pytest.param("download o/n", "download o/n", id="nothing-to-do"),
+        pytest.param("", "", id="nothing-at-all"),
+        pytest.param("--local_dir d", "--local-dir d", id="underscores"),
+        pytest.param("--local-dir d", "--local-dir d", id="dashes"),
+        pytest.param("--local_dir=my_dir", "--local-dir=my_dir", id="value-keeps-underscores"),
+        pytest.param(
+            "--max_workers 8 --cache_dir c", "--max-workers 8 --cache-dir c", id="several"
+        ),
+        pytest.param("my_org/my_model my_file.bin", "my_org/my_model my_file.bin", id="names"),
+        pytest.param("--include a", "--include a", id="one-pattern"),
+        pytest.param("--include a b c", "--include a --include b --include c", id="patterns"),
+        pytest.param("--include a,b", "--include a --include b", id="commas"),
+        pytest.param("--include=a,b", "--include a --include b", id="equals-and-commas"),
+        pytest.param("--include=a b", "--include a --include b", id="equals-and-more"),
+        pytest.param("--include a,b c,,d,", " ".join(f"--include {x}" for x in "abcd"), id="mixed"),
+        pytest.param("--include a --exclude b c", "--include a --exclude b --exclude c", id="both"),
+        pytest.param("--include a --include b", "--include a --include b", id="repeated"),
+        pytest.param("--include a b -q", "--include a --include b -q", id="short-option-ends-it"),
+        pytest.param(
+            "--include a b --local_dir d x",
+            "--include a --include b --local-dir d x",
+            id="option-ends-it",
+        ),
+        pytest.param("--include=-x", "--include -x", id="value-with-a-dash"),
+        pytest.param("--include=--a_b", "--include --a_b", id="value-like-an-option"),
+        pytest.param("--include", "--include", id="value-missing"),
+        pytest.param("--include --quiet", "--include --quiet", id="value-missing-before-option"),
+        pytest.param("-o my_file", "-o my_file", id="short-options"),
+        pytest.param("-", "-", id="a-single-dash"),
+        pytest.param("-- --local_dir", "-- --local_dir", id="behind-two-dashes"),
+        pytest.param("--include a -- b,c d", "--include a -- b,c d", id="two-dashes-end-it"),
+    ],
+)
+def test_spellings(typed: str, meant: str) -> None:
+    """Underscores, lists behind one option, commas; `--` ends everything."""
+    assert normal(typed.split()) == meant.split()
+
+
+def test_patterns_keep_their_blanks_inside() -> None:
+    """Only blanks around a value of a list are dropped."""
+    assert normal(["--include", "a b.bin, c d.bin"]) == [
+        "--include",
+        "a b.bin",
+        "--include",
+        "c d.bin",
+    ]
+
+
+def test_the_arguments_may_be_any_iterable() -> None:
+    """They are taken once."""
+    assert normal(iter(["--local_dir", "d"])) == ["--local-dir", "d"]
+
+
+_WORDS = st.text(st.characters(codec="utf-8", exclude_characters="-"), min_size=1, max_size=8)
+
+
+@given(st.lists(_WORDS), st.lists(st.text(max_size=8)))
+def test_words_and_what_is_behind_two_dashes_are_left_alone(
+    words: list[str], behind: list[str]
+) -> None:
+    """No name of a repository or file is ever changed."""
+    assert normal([*words, "--", *behind]) == [*words, "--", *behind]
+
+
+@given(st.lists(_WORDS.filter(lambda word: "," not in word and word.strip() == word), min_size=1))
+def test_every_pattern_arrives(patterns: list[str]) -> None:
+    """As many options as patterns, in their order; with commas it is the same."""
+    expected = [part for pattern in patterns for part in ("--include", pattern)]
+
+    assert normal(["--include", *patterns]) == expected
+    assert normal(["--include", ",".join(patterns)]) == expected
+    assert normal([f"--include={','.join(patterns)}"]) == expected
+
+
+@given(
+    st.lists(st.sampled_from(["--include", "--exclude", "--local_dir", "-q", "a", "b_c", "--x=y"]))
+)
+def test_a_normal_spelling_stays_as_it_is(arguments: list[str]) -> None:
+    """Doing it twice changes nothing."""
+    once = normal(arguments)
+
+    assert normal(once) == once
