@@ -87,6 +87,12 @@ class Stalled(TransportError):
     """No new byte from any source for the whole patience. Progress is kept."""
 
 
+class ProxyRefused(TransportError):
+    """A proxy answered and will not let us through. Trying again does not help."""
+
+    retryable = False
+
+
 class CertificateError(TransportError):
     """The server's certificate is not trusted. Never retried, never worked around."""
 

@@ -34,6 +34,9 @@ from modelhaul.report import Report
 from modelhaul.run import Emitter, Job, Resources, execute, prepare
 from modelhaul.store.layout import SingleFile
 
+#: Seconds that the other addresses have to answer once one of them has.
+_GRACE = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UrlWish:
@@ -65,15 +68,12 @@ async def get(resources: Resources, wish: UrlWish, emit: Emitter) -> Report:
     addresses = _addresses(wish)
     sha256 = _digest(wish.sha256)
     layout = await resources.threads.write(_layout, wish, addresses[0])
-    probes = await _probe_all(resources, addresses, emit)
+    probes, unheard = await _probe_all(resources, addresses, emit)
     groups = group(layout.name, probes, sha256)
+    first = groups[0].file
     emit(
         Resolved(
-            name=shown(addresses[0].url),
-            revision=None,
-            commit=None,
-            files=1,
-            size=groups[0].file.size or 0,
+            name=shown(addresses[0].url), revision=None, commit=None, files=1, size=first.size or 0
         )
     )
     if len(groups) > 1:
@@ -81,14 +81,35 @@ async def get(resources: Resources, wish: UrlWish, emit: Emitter) -> Report:
             f"{len(addresses)} addresses do not state the same file: those that do not agree with"
             f" {groups[0].sources[0]} are only used if it fails, from the beginning"
         )
-    for number, members in enumerate(groups):
+    if unheard and first.identity is not None:
+        # Each answer is checked for size and validator, so one that has not been heard of can
+        # join; if it serves something else it is dropped before its first byte.
+        joined = tuple(_source(address) for address in unheard)
+        groups[0] = Group(first, groups[0].sources + joined)
+        unheard = []
+    return await _try_all(resources, wish, layout, groups, unheard, emit)
+
+
+async def _try_all(
+    resources: Resources,
+    wish: UrlWish,
+    layout: SingleFile,
+    groups: list[Group],
+    unheard: list[Address],
+    emit: Emitter,
+) -> Report:
+    """The first group that can be had; each next one begins at byte 0."""
+    while True:
+        members = groups.pop(0)
         try:
             return await _bring(resources, wish, layout, members, emit)
         except (TransportError, ProtocolError, AccessError, IntegrityError) as error:
-            if number + 1 == len(groups):
+            if not groups and unheard:
+                late, unheard = await _probe_all(resources, unheard, emit, patient=True)
+                groups = group(layout.name, late, _digest(wish.sha256))
+            if not groups:
                 raise
-            emit.note(f"{error.message}; trying {groups[number + 1].sources[0]}")
-    raise AssertionError("there is at least one group")
+            emit.note(f"{error.message}; trying {groups[0].sources[0]}")
 
 
 async def _bring(
@@ -163,37 +184,60 @@ class _Nothing(Receiver):
 
 
 async def _probe_all(
-    resources: Resources, addresses: Sequence[Address], emit: Emitter
-) -> list[Probe]:
-    """What each address says; those that cannot be read are dropped with a note.
+    resources: Resources, addresses: Sequence[Address], emit: Emitter, *, patient: bool = False
+) -> tuple[list[Probe], list[Address]]:
+    """What the addresses say, in their order, and those that said nothing yet.
+
+    Once one has answered the others have a second: a mirror that is down must not hold the rest
+    up. Those that answer and cannot be used are dropped with a note.
 
     Raises:
-        HaulError: none could be read; this is what was wrong with the first.
+        HaulError: none can be used; this is what was wrong with the first.
     """
     found: dict[int, Probe] = {}
     failed: dict[int, HaulError] = {}
+    one_answered = anyio.Event()
 
     async def one(number: int, address: Address) -> None:
         try:
             found[number] = await _probe(resources, address, emit)
+            one_answered.set()
         except HaulError as error:
             failed[number] = error
 
+    async def hurry(scope: anyio.CancelScope) -> None:
+        await one_answered.wait()
+        await anyio.sleep(_GRACE)
+        scope.cancel()
+
     try:
         async with anyio.create_task_group() as tasks:
-            for number, address in enumerate(addresses):
-                tasks.start_soon(one, number, address)
+            async with anyio.create_task_group() as probes:
+                if not patient:
+                    tasks.start_soon(hurry, probes.cancel_scope)
+                for number, address in enumerate(addresses):
+                    probes.start_soon(one, number, address)
+            tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group_:
         raise single_error(group_) from group_
     if not found:
-        raise failed[0]
+        raise failed[min(failed)]
     for error in failed.values():
         emit.note(f"not used: {error.message}")
-    return [found[number] for number in sorted(found)]
+    unheard = [
+        address
+        for number, address in enumerate(addresses)
+        if number not in found and number not in failed
+    ]
+    return [found[number] for number in sorted(found)], unheard
+
+
+def _source(address: Address) -> Source:
+    return Source(address.url, address.origin, address.credentials)
 
 
 async def _probe(resources: Resources, address: Address, emit: Emitter) -> Probe:
-    location = Location(Source(address.url, address.origin, address.credentials))
+    location = Location(_source(address))
 
     async def once() -> Probe:
         target = location.start()

@@ -6,16 +6,20 @@ Precedence, everywhere: argument > environment > file > default.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from modelhaul.core.origin import origin_of
+from modelhaul.core.origin import origin_of, shown
 from modelhaul.errors import UsageError
 
 DEFAULT_ENDPOINT = "https://modelscope.cn"
 MAX_CONNECTIONS = 64
 MIB = 1 << 20
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +79,11 @@ class Settings:
             raise UsageError(f"memory: at least {8 * MIB} bytes of buffers are needed")
         if self.limit_rate is not None:
             _positive("limit_rate", self.limit_rate)
+        if self.token is not None and not self.token.isprintable():
+            raise UsageError("token: holds a line break or another control character")
         object.__setattr__(self, "endpoint", normal_endpoint(self.endpoint))
         for name in ("home", "cache_dir", "state_dir"):
-            object.__setattr__(self, name, Path(getattr(self, name)).expanduser())
+            object.__setattr__(self, name, _folder(getattr(self, name)))
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -88,37 +94,22 @@ class Settings:
         """
         env = os.environ if environ is None else environ
         found: dict[str, object] = {}
-        endpoint = env.get("MODELSCOPE_ENDPOINT") or env.get("MODELSCOPE_DOMAIN")
-        if endpoint:
-            found["endpoint"] = endpoint
+        for name, field_, convert in _VARIABLES:
+            if env.get(name) and field_ not in found:
+                found[field_] = _named(name, convert, env[name])
         # An empty token is a statement too: use none.
         if "MODELSCOPE_API_TOKEN" in env:
-            found["token"] = env["MODELSCOPE_API_TOKEN"].strip()
-        if env.get("MODELSCOPE_HOME"):
-            found["home"] = Path(env["MODELSCOPE_HOME"])
-        if env.get("MODELSCOPE_CACHE"):
-            found["cache_dir"] = Path(env["MODELSCOPE_CACHE"])
-        if env.get("MODELHAUL_STATE"):
-            found["state_dir"] = Path(env["MODELHAUL_STATE"])
-        elif env.get("XDG_STATE_HOME"):
+            found["token"] = _named("MODELSCOPE_API_TOKEN", _token, env["MODELSCOPE_API_TOKEN"])
+        if "state_dir" not in found and env.get("XDG_STATE_HOME", "").startswith("/"):
             found["state_dir"] = Path(env["XDG_STATE_HOME"]) / "modelhaul"
-        if env.get("MODELHAUL_CONNECTIONS"):
-            found["connections"] = _number(env, "MODELHAUL_CONNECTIONS")
-        if env.get("MODELHAUL_PATIENCE"):
-            found["patience"] = float(_number(env, "MODELHAUL_PATIENCE"))
+        if "connections" in found:
+            found["host_connections"] = found["connections"]
         found["proxies"] = {
             scheme: value
             for scheme in ("http", "https", "all")
             if (value := _proxy(env, scheme)) is not None
         }
         found["no_proxy"] = env.get("no_proxy") or env.get("NO_PROXY") or ""
-        found["ca_file"] = (
-            env.get("SSL_CERT_FILE")
-            or env.get("REQUESTS_CA_BUNDLE")
-            or env.get("CURL_CA_BUNDLE")
-            or None
-        )
-        found["ca_folder"] = env.get("SSL_CERT_DIR") or None
         return cls(**found)  # type: ignore[arg-type]
 
     def proxy_for(self, url: str) -> str | None:
@@ -139,35 +130,103 @@ def normal_endpoint(text: str) -> str:
     """An endpoint with a scheme and without a trailing slash.
 
     Raises:
-        UsageError: it is no http(s) address.
+        UsageError: it is no http(s) address, or has parts that an endpoint has not.
     """
     value = text.strip().rstrip("/")
-    if "://" not in value:
+    if value.lower() in ("", "http:", "https:"):
+        raise UsageError(f"not an endpoint: {text!r}")
+    if not _SCHEME.match(value):
         value = f"https://{value}"
     origin_of(value)
+    parts = urlsplit(value)
+    if parts.username is not None or parts.query or parts.fragment:
+        raise UsageError(
+            f"not an endpoint: {shown(value)} with a user, a query or a fragment",
+            hint="a token goes into --token or MODELSCOPE_API_TOKEN",
+        )
     return value
+
+
+def _folder(path: Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(f"no such home: {path}") from None
+
+
+def _token(text: str) -> str:
+    if not text.strip().isprintable():
+        raise UsageError("a token holds no line break or other control character")
+    return text.strip()
+
+
+def _count(text: str) -> int:
+    try:
+        count = int(text)
+    except ValueError:
+        raise UsageError(f"not a number: {text!r}") from None
+    _positive("it", count, 1024)
+    return count
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise UsageError(f"not a number: {text!r}") from None
+    _positive("it", seconds)
+    return seconds
+
+
+#: Variable, setting, how to read it; of two for one setting the first counts.
+_VARIABLES: tuple[tuple[str, str, Callable[[str], object]], ...] = (
+    ("MODELSCOPE_ENDPOINT", "endpoint", normal_endpoint),
+    ("MODELSCOPE_DOMAIN", "endpoint", normal_endpoint),
+    ("MODELSCOPE_HOME", "home", lambda text: _folder(Path(text))),
+    ("MODELSCOPE_CACHE", "cache_dir", lambda text: _folder(Path(text))),
+    ("MODELHAUL_STATE", "state_dir", lambda text: _folder(Path(text))),
+    ("MODELHAUL_CONNECTIONS", "connections", _count),
+    ("MODELHAUL_PATIENCE", "patience", _seconds),
+    ("SSL_CERT_FILE", "ca_file", str),
+    ("REQUESTS_CA_BUNDLE", "ca_file", str),
+    ("CURL_CA_BUNDLE", "ca_file", str),
+    ("SSL_CERT_DIR", "ca_folder", str),
+)
+
+
+def _named(name: str, convert: Callable[[str], object], text: str) -> object:
+    """A variable's value; what is wrong with it is said with its name."""
+    try:
+        return convert(text)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error.message}", hint=error.hint) from None
 
 
 def _proxy(env: Mapping[str, str], scheme: str) -> str | None:
-    value = env.get(f"{scheme}_proxy") or env.get(f"{scheme.upper()}_PROXY")
-    if not value:
-        return None
-    # In a CGI program HTTP_PROXY comes from a request header ("httpoxy", CVE-2016-5385).
-    if scheme == "http" and "REQUEST_METHOD" in env and not env.get("http_proxy"):
-        return None
-    if "://" not in value:
+    """The proxy for a scheme; the lower-case name wins, also when it is empty."""
+    for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY"):
+        if name not in env:
+            continue
+        # In a CGI program HTTP_PROXY comes from a request header ("httpoxy", CVE-2016-5385).
+        if name == "HTTP_PROXY" and "REQUEST_METHOD" in env:
+            return None
+        return _proxy_url(name, env[name].strip()) if env[name].strip() else None
+    return None
+
+
+def _proxy_url(name: str, value: str) -> str:
+    if not _SCHEME.match(value):
         value = f"http://{value}"
-    kind = value.partition("://")[0].lower()
-    if kind not in ("http", "https", "socks4", "socks4a", "socks5", "socks5h", "socks"):
-        raise UsageError(f"{scheme}_proxy: cannot use a proxy of kind {kind!r}")
-    return value
-
-
-def _number(env: Mapping[str, str], name: str) -> int:
     try:
-        return int(env[name])
+        parts = urlsplit(value)
+        host, port = parts.hostname, parts.port
     except ValueError:
-        raise UsageError(f"{name}: not a number: {env[name]!r}") from None
+        raise UsageError(f"{name}: not the address of a proxy") from None
+    if parts.scheme not in ("http", "https", "socks4", "socks4a", "socks5", "socks5h", "socks"):
+        raise UsageError(f"{name}: cannot use a proxy of kind {parts.scheme!r}")
+    if not host or port == 0 or (port is None and parts.scheme.startswith("socks")):
+        raise UsageError(f"{name}: a proxy needs a host, and a SOCKS proxy a port")
+    return value
 
 
 def _positive(name: str, value: float, most: float = float("inf")) -> None:

@@ -601,6 +601,20 @@ def test_a_split_that_saves_less_than_four_round_trips_is_not_made() -> None:
     assert scheduler.next(0.0, always, 8) is None
 
 
+@pytest.mark.parametrize(("round_trip", "split"), [(0.8, True), (0.9, False)])
+def test_the_round_trip_of_the_thief_counts_against_the_split(
+    round_trip: float, split: bool
+) -> None:
+    """8.4 s alone, or half of that and a round trip: what is saved is compared with four more."""
+    scheduler = Scheduler()
+    scheduler.add(ranged(1, 8 * MIB, known(round_trip=round_trip, rate=1e6)))
+    take(scheduler)
+
+    thief = scheduler.next(0.0, always, 8)
+
+    assert (thief is not None) == split
+
+
 def test_a_lease_that_fell_silent_is_split_nearly_to_its_position() -> None:
     """Silence lowers what is expected of a connection, so the thief takes nearly all."""
     scheduler = Scheduler(chunk=64 * MIB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,26 +14,36 @@ from tests.store.helpers import STRACE
 
 
 @pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Mounts file systems of a few KiB in memory: `tiny_disk(kib=256, read_only=False)`."""
+def mount() -> Iterator[Callable[..., None]]:
+    """Mounts file systems until the test ends: `mount("tmpfs", folder, "size=64k")`."""
     if os.geteuid() != 0:
         pytest.skip("mounting a file system needs root")
     mounted: list[Path] = []
 
-    def mount(*, kib: int = 256, read_only: bool = False) -> Path:
-        point = tmp_path / f"disk{len(mounted)}"
-        point.mkdir()
-        options = f"size={kib}k" + (",ro" if read_only else "")
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(point)]
+    def act(kind: str, point: Path, options: str = "rw") -> None:
+        command = ["mount", "-t", kind, "-o", options, kind, str(point)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             pytest.skip(f"this root may not mount: {done.stderr.strip()}")
         mounted.append(point)
-        return point
 
-    yield mount
+    yield act
     for point in reversed(mounted):
         subprocess.run(["umount", "--lazy", str(point)], check=True)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path, mount: Callable[..., None]) -> Callable[..., Path]:
+    """Makes file systems of a few KiB in memory: `tiny_disk(kib=256, read_only=False)`."""
+    numbers = itertools.count()
+
+    def make(*, kib: int = 256, read_only: bool = False) -> Path:
+        point = tmp_path / f"disk{next(numbers)}"
+        point.mkdir()
+        mount("tmpfs", point, f"size={kib}k" + (",ro" if read_only else ""))
+        return point
+
+    return make
 
 
 @pytest.fixture

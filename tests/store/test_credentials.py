@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from http.cookiejar import Cookie
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -15,12 +16,15 @@ import pytest
 import requests
 from requests.cookies import RequestsCookieJar, create_cookie
 
+from modelhaul.core.origin import Origin, origin_of
 from modelhaul.store.credentials import SavedToken, parse_cookies, read_saved_token
+from modelhaul.store.pickles import MOST_BYTES
 from tests.store.test_pickles import Hostile
 
-PROTOCOLS = [3, 4, 5]
+PROTOCOLS = [2, 3, 4, 5]
 SECRET = "ms-1234-secret"
 NOW = 1_700_000_000.0
+SITE = origin_of("https://www.modelscope.cn")
 
 
 def jar(*cookies: Cookie) -> RequestsCookieJar:
@@ -43,9 +47,9 @@ def token_for(domain: str, expires: float | None = None) -> SavedToken:
     return SavedToken(SECRET, domain, expires)
 
 
-def read(home: Path) -> tuple[SavedToken | None, str | None]:
+def read(home: Path, origin: Origin = SITE, now: float = NOW) -> tuple[str | None, str | None]:
     """`read_saved_token` to its end."""
-    return anyio.run(read_saved_token, home)
+    return anyio.run(read_saved_token, home, origin, now)
 
 
 def save(home: Path, data: bytes) -> None:
@@ -79,6 +83,15 @@ def login() -> Iterator[str]:
         thread.join()
 
 
+def log_in(url: str) -> RequestsCookieJar:
+    """The cookies that a client holds after it logged in there."""
+    with requests.Session() as client:
+        client.trust_env = False
+        cookies = client.get(url, timeout=10).cookies
+    assert isinstance(cookies, RequestsCookieJar)
+    return cookies
+
+
 # -- finding the token ---------------------------------------------------------------------------
 
 
@@ -89,26 +102,36 @@ def test_the_token_of_a_jar_is_found(protocol: int) -> None:
 
     saved = parse_cookies(data)
 
-    assert saved == SavedToken(SECRET, "www.modelscope.cn", 1_800_000_000.0)
+    assert saved == (SavedToken(SECRET, "www.modelscope.cn", 1_800_000_000.0),)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_token_of_a_real_login_is_found(tmp_path: Path, login: str, protocol: int) -> None:
     """Pickled from an HTTP answer, as the tools do; its `Max-Age` has become a moment."""
-    with requests.Session() as client:
-        client.trust_env = False
-        cookies = client.get(login, timeout=10).cookies
+    cookies = log_in(login)
     save(tmp_path, pickle.dumps(cookies, protocol))
-
-    saved, note = read(tmp_path)
-
-    assert saved is not None
-    assert (saved.token, note) == (SECRET, None)
     (expires,) = [cookie.expires for cookie in cookies if cookie.name == "m_session_id"]
-    assert saved.expires == expires
-    assert saved.is_for("127.0.0.1", expires - 1)
-    assert not saved.is_for("127.0.0.1", expires + 1)
-    assert not saved.is_for("www.modelscope.cn", expires - 1)
+    assert expires is not None
+
+    (saved,) = parse_cookies(pickle.dumps(cookies, protocol))
+
+    assert saved == SavedToken(SECRET, "127.0.0.1", expires)
+    assert read(tmp_path, origin_of(login), expires - 1) == (SECRET, None)
+    assert read(tmp_path, origin_of(login), expires + 1) == (None, None)
+    assert read(tmp_path, SITE, expires - 1) == (None, None)
+
+
+def test_the_token_of_a_host_without_a_dot_is_found(tmp_path: Path, login: str) -> None:
+    """http.cookiejar files its cookies under a made-up domain, `hub.local` for `hub`."""
+    here = login.replace("127.0.0.1", "localhost")
+    cookies = log_in(here)
+    save(tmp_path, pickle.dumps(cookies))
+
+    saved, note = read(tmp_path, origin_of(here), time.time())
+
+    assert {cookie.domain for cookie in cookies} == {"localhost.local"}
+    assert (saved, note) == (SECRET, None)
+    assert read(tmp_path, origin_of(login), time.time()) == (None, None)
 
 
 def test_the_token_is_found_among_other_cookies() -> None:
@@ -119,7 +142,40 @@ def test_the_token_is_found_among_other_cookies() -> None:
         create_cookie("tracking", "y", domain="example.org", expires=1),
     )
 
-    assert parse_cookies(pickle.dumps(others)) == SavedToken(SECRET, "modelscope.cn", None)
+    assert parse_cookies(pickle.dumps(others)) == (SavedToken(SECRET, "modelscope.cn", None),)
+
+
+def test_each_site_has_its_own_token(tmp_path: Path) -> None:
+    """Logins to several sites lie in one jar; an expired one does not hide the others."""
+    save(
+        tmp_path,
+        pickle.dumps(
+            jar(
+                session("modelscope.ai", expires=1, value="old"),
+                session("hub.example.org", value="ours"),
+                session("modelscope.cn", value="cn"),
+            )
+        ),
+    )
+
+    tokens = {
+        url: read(tmp_path, origin_of(url))
+        for url in ("https://modelscope.ai", "https://hub.example.org", "https://www.modelscope.cn")
+    }
+
+    assert tokens == {
+        "https://modelscope.ai": (None, None),
+        "https://hub.example.org": ("ours", None),
+        "https://www.modelscope.cn": ("cn", None),
+    }
+
+
+def test_an_expired_token_does_not_hide_a_good_one_of_the_same_site(tmp_path: Path) -> None:
+    """A login without www and a later one with it are two cookies."""
+    old, new = session("modelscope.cn", expires=1, value="old"), session(value="new")
+    save(tmp_path, pickle.dumps(jar(old, new)))
+
+    assert read(tmp_path) == ("new", None)
 
 
 @pytest.mark.parametrize(
@@ -128,12 +184,16 @@ def test_the_token_is_found_among_other_cookies() -> None:
         jar(),
         jar(create_cookie("csrf_session", "x", domain="modelscope.cn")),
         jar(session(value="")),
+        jar(session(value="two\r\nlines")),
     ],
-    ids=["empty", "others", "no value"],
+    ids=["empty", "others", "no value", "no token"],
 )
-def test_a_jar_without_a_token_is_no_login(cookies: RequestsCookieJar) -> None:
+def test_a_jar_without_a_token_is_no_login(tmp_path: Path, cookies: RequestsCookieJar) -> None:
     """Nobody is logged in: that is a normal answer."""
-    assert parse_cookies(pickle.dumps(cookies)) is None
+    save(tmp_path, pickle.dumps(cookies))
+
+    assert parse_cookies(pickle.dumps(cookies)) == ()
+    assert read(tmp_path) == (None, None)
 
 
 # -- where it may be sent ------------------------------------------------------------------------
@@ -148,15 +208,19 @@ def test_a_jar_without_a_token_is_no_login(cookies: RequestsCookieJar) -> None:
         ("modelscope.cn", "www.modelscope.cn"),
         (".modelscope.cn", "modelscope.cn"),
         (".modelscope.cn", "www.modelscope.cn"),
+        (".modelscope.cn", "any.thing.modelscope.cn"),
         ("ModelScope.CN", "modelscope.cn"),
         ("modelscope.cn", "WWW.ModelScope.cn"),
+        (".ModelScope.CN", "www.modelscope.cn"),
         ("127.0.0.1", "127.0.0.1"),
         ("hub.example.org", "hub.example.org"),
+        ("hub.local", "hub"),
+        ("hub.local", "hub.local"),
     ],
 )
 def test_a_token_is_for_the_site_that_issued_it(domain: str, host: str) -> None:
-    """Under both of its names, with and without www, in any case."""
-    assert token_for(domain).is_for(host, NOW)
+    """Under both of its names, with and without www, in any case; below it after a leading dot."""
+    assert token_for(domain).is_for(origin_of(f"https://{host}"), NOW)
 
 
 @pytest.mark.parametrize(
@@ -169,39 +233,102 @@ def test_a_token_is_for_the_site_that_issued_it(domain: str, host: str) -> None:
         ("modelscope.cn", "huggingface.co"),
         ("hub.example.org", "example.org"),
         ("hub.example.org", "other.example.org"),
+        ("modelscope.cn", "any.modelscope.cn"),
+        ("www.modelscope.cn", "any.modelscope.cn"),
+        ("www.modelscope.cn", "any.www.modelscope.cn"),
+        (".modelscope.cn", "evilmodelscope.cn"),
+        (".modelscope.cn", "modelscope.cn.evil.org"),
+        (".hub.example.org", "example.org"),
+        ("hub", "hub.local"),
+        ("hub.local", "hub.example.org"),
+        ("hub.local", "any.hub"),
         ("127.0.0.1", "127.0.0.2"),
-        ("", ""),
         ("", "modelscope.cn"),
         ("", "modelscope.cn."),
         (".", "modelscope.cn"),
-        ("modelscope.cn", ""),
     ],
 )
 def test_a_token_is_for_no_other_host(domain: str, host: str) -> None:
     """The official client sends it to any endpoint; we do not."""
-    assert not token_for(domain).is_for(host, NOW)
+    assert not token_for(domain).is_for(origin_of(f"https://{host}"), NOW)
+
+
+@pytest.mark.parametrize("domain", ["modelscope.cn", ".modelscope.cn", "hub.local"])
+def test_a_token_is_for_no_origin_without_a_host(domain: str) -> None:
+    """There is no such origin; whoever makes one up gets no token."""
+    nowhere = Origin("https", "", 443)
+
+    assert not token_for(domain).is_for(nowhere, NOW)
+
+
+@pytest.mark.parametrize(
+    ("domain", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1"),
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("127.1.2.3", "http://127.1.2.3:8000"),
+        ("localhost.local", "http://localhost:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("hub.example.org", "https://hub.example.org:8000"),
+    ],
+)
+def test_in_the_clear_a_token_goes_to_this_machine_only(domain: str, url: str) -> None:
+    """Nobody listens between us and ourselves; on any port, as cookies know none."""
+    assert token_for(domain).is_for(origin_of(url), NOW)
+
+
+@pytest.mark.parametrize(
+    ("domain", "url"),
+    [
+        ("modelscope.cn", "http://modelscope.cn"),
+        ("www.modelscope.cn", "http://www.modelscope.cn:443"),
+        (".modelscope.cn", "http://www.modelscope.cn"),
+        ("hub.local", "http://hub:8000"),
+        ("192.168.0.7", "http://192.168.0.7"),
+        ("128.0.0.1", "http://128.0.0.1"),
+        ("1127.0.0.1", "http://1127.0.0.1"),
+        ("localhost.example.org", "http://localhost.example.org"),
+        (".localhost", "http://evil.localhost"),
+        ("::2", "http://[::2]"),
+    ],
+)
+def test_a_token_is_never_sent_in_the_clear_to_another_machine(domain: str, url: str) -> None:
+    """Not even to the very host that issued it, though over TLS it may have it."""
+    assert not token_for(domain).is_for(origin_of(url), NOW)
+    assert token_for(domain).is_for(origin_of(url.replace("http:", "https:")), NOW)
 
 
 def test_an_expired_token_is_for_nobody() -> None:
     """From the very second on; a token without an end lasts."""
-    assert token_for("modelscope.cn", NOW + 1).is_for("modelscope.cn", NOW)
-    assert not token_for("modelscope.cn", NOW).is_for("modelscope.cn", NOW)
-    assert not token_for("modelscope.cn", NOW - 1).is_for("modelscope.cn", NOW)
-    assert token_for("modelscope.cn", None).is_for("modelscope.cn", 1e12)
+    assert token_for("modelscope.cn", NOW + 1).is_for(SITE, NOW)
+    assert not token_for("modelscope.cn", NOW).is_for(SITE, NOW)
+    assert not token_for("modelscope.cn", NOW - 1).is_for(SITE, NOW)
+    assert token_for("modelscope.cn", None).is_for(SITE, 1e12)
 
 
 def test_an_expired_cookie_is_read_with_its_end() -> None:
     """The jar keeps it; whether it still counts depends on the time of use."""
-    saved = parse_cookies(pickle.dumps(jar(session(expires=1_000))))
+    (saved,) = parse_cookies(pickle.dumps(jar(session(expires=1_000))))
 
-    assert saved is not None
-    assert not saved.is_for("www.modelscope.cn", NOW)
-    assert saved.is_for("www.modelscope.cn", 999)
+    assert not saved.is_for(SITE, NOW)
+    assert saved.is_for(SITE, 999)
+
+
+@pytest.mark.parametrize("expires", [10**400, "tomorrow", None])
+def test_an_end_that_is_no_moment_is_no_end(expires: object) -> None:
+    """Far beyond all calendars, or no number at all: it lasts until the site refuses it."""
+    cookie = session()
+    cookie.expires = expires  # type: ignore[assignment]
+
+    (saved,) = parse_cookies(pickle.dumps(jar(cookie)))
+
+    assert saved == SavedToken(SECRET, "www.modelscope.cn", None)
+    assert saved.is_for(SITE, NOW)
 
 
 def test_a_token_is_never_shown() -> None:
     """Neither its representation nor its text, alone or inside something else, holds it."""
-    saved = parse_cookies(pickle.dumps(jar(session())))
+    (saved,) = parse_cookies(pickle.dumps(jar(session())))
 
     for shown in (repr(saved), str(saved), f"{saved}", repr([saved]), f"{(saved,)!r}"):
         assert SECRET not in shown
@@ -274,7 +401,7 @@ def test_a_jar_with_unexpected_insides_holds_no_token() -> None:
     cookies._cookies["d.org"] = {"/": "not a dict"}
     cookies._cookies["e.org"] = {"/": {"m_session_id": "not a cookie"}}
 
-    assert parse_cookies(pickle.dumps(cookies)) is None
+    assert parse_cookies(pickle.dumps(cookies)) == ()
 
 
 def test_a_login_that_cannot_be_read_is_noted(tmp_path: Path) -> None:
@@ -287,3 +414,15 @@ def test_a_login_that_cannot_be_read_is_noted(tmp_path: Path) -> None:
     assert note is not None
     assert "cannot be read" in note
     assert "directory" in note
+
+
+def test_a_login_of_absurd_size_is_not_read_whole(tmp_path: Path) -> None:
+    """A jar takes a kilobyte: more than a limit is ignored with a note, and never unpickled."""
+    save(tmp_path, b"")
+    os.truncate(tmp_path / "credentials" / "cookies", 100 * MOST_BYTES)
+
+    saved, note = read(tmp_path)
+
+    assert saved is None
+    assert note is not None
+    assert "larger than" in note

@@ -15,7 +15,7 @@ from modelhaul.errors import StorageError
 from modelhaul.store.hashing import STEP, Follower, hash_file
 from modelhaul.store.osfile import Stamp
 from modelhaul.store.sink import PartFile
-from tests.store.helpers import descriptors
+from tests.store.helpers import descriptors, trace
 
 BIG = random.Random(8).randbytes(2 * STEP + 12_345)
 
@@ -152,6 +152,41 @@ def test_a_file_that_changes_while_it_is_hashed_has_no_digest(tmp_path: Path, ch
 
     with pytest.raises(StorageError, match="changed while it was being hashed"):
         hash_file(path, check=interfere)
+
+
+def test_a_file_that_keeps_growing_is_given_up(tmp_path: Path) -> None:
+    """A log that somebody writes faster than we read must not hold us for ever."""
+    path = tmp_path / "f"
+    path.write_bytes(bytes(100))
+    calls: list[int] = []
+
+    def grow(count: int) -> None:
+        calls.append(count)
+        assert len(calls) < 10, "it never ends"
+        with path.open("ab") as file:
+            file.write(bytes(2 * STEP))
+
+    with pytest.raises(StorageError, match="changed while it was being hashed"):
+        hash_file(path, check=grow)
+
+    assert sum(calls) <= 100 + 2 * STEP
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_what_was_hashed_is_made_durable_on_request(
+    tmp_path: Path, needs_strace: None, sync: bool
+) -> None:
+    """After the last byte was read: what is remembered must survive a power cut."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "f").write_bytes(b"content")
+    code = f"""
+    from modelhaul.store.hashing import hash_file
+    hash_file(Path(sys.argv[1]) / "f", sync={sync})
+    """
+
+    traced = trace(code, tmp_path / "x", calls="preadv,fdatasync,fsync")
+
+    assert traced.steps == ["preadv f", "preadv f", *(["fdatasync f"] if sync else [])]
 
 
 def test_a_check_that_raises_stops_at_once(tmp_path: Path) -> None:

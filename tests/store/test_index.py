@@ -6,14 +6,14 @@ import dataclasses
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from modelhaul.store.index import Entry, Known, ProvenIndex, grain_ns
 from modelhaul.store.osfile import Stamp
-from tests.store.helpers import second_process
+from tests.store.helpers import second_process, trace
 
 # Changed long ago, at a moment that shows a fine clock.
 OLD = Stamp(device=1, inode=2, size=3, mtime_ns=1_000_000_001, ctime_ns=1_000_000_007)
@@ -110,6 +110,49 @@ def test_names_that_are_no_text_can_be_remembered(index: ProvenIndex) -> None:
     assert index.lookup(path, OLD) == KNOWN
 
 
+@pytest.mark.parametrize("inode", [2**63 - 1, 2**63, 2**63 + 5, 2**64 - 1])
+def test_inode_numbers_use_all_64_bits(index: ProvenIndex, tmp_path: Path, inode: int) -> None:
+    """Some network disks number their files so; SQLite's own numbers are signed."""
+    stamp = dataclasses.replace(OLD, device=2**64 - 2, inode=inode)
+
+    remember(index, tmp_path / "f", stamp)
+
+    assert index.problem is None
+    assert index.lookup(tmp_path / "f", stamp) == KNOWN
+    assert index.lookup(tmp_path / "f", dataclasses.replace(stamp, inode=inode - 1)) is None
+
+
+def test_nothing_is_made_before_it_is_needed(tmp_path: Path) -> None:
+    """Commands that ask for no file leave no database behind."""
+    index = ProvenIndex(tmp_path / "state" / "index.sqlite")
+
+    index.close()
+
+    assert list(tmp_path.iterdir()) == []
+    assert index.problem is None
+
+
+def test_looking_something_up_writes_nothing(tmp_path: Path, needs_strace: None) -> None:
+    """A database that is there already is opened and read, however often."""
+    (tmp_path / "x").mkdir()
+    index = ProvenIndex(tmp_path / "x" / "i.sqlite")
+    remember(index, Path("/f"))
+    index.close()
+    code = """
+    from modelhaul.store.index import ProvenIndex
+    from tests.store.test_index import KNOWN, OLD
+    for _ in range(2):
+        index = ProvenIndex(Path(sys.argv[1]) / "i.sqlite")
+        assert index.lookup(Path("/f"), OLD) == KNOWN
+        index.close()
+    """
+
+    calls = "write,pwrite64,ftruncate,unlink,rename,fdatasync,fsync"
+    traced = trace(code, tmp_path / "x", calls=calls)
+
+    assert traced.steps == []
+
+
 def test_the_memory_survives_reopening(index: ProvenIndex, tmp_path: Path) -> None:
     """After a close the same object and a new one both find what was recorded."""
     remember(index, tmp_path / "f")
@@ -171,12 +214,62 @@ def test_a_file_from_the_future_does_not_count(index: ProvenIndex, tmp_path: Pat
 
 def test_a_fresh_file_is_recorded_after_its_fine_grain(index: ProvenIndex, tmp_path: Path) -> None:
     """A few milliseconds are waited for, so that the next run need not hash it."""
-    fresh = dataclasses.replace(OLD, ctime_ns=ctime_of_this_moment())
+    (tmp_path / "f").write_bytes(b"abc")
+    fresh = Stamp.of((tmp_path / "f").lstat())
 
     remember(index, tmp_path / "f", fresh)
 
     assert time.time_ns() >= fresh.ctime_ns + 20 * MS
     assert index.lookup(tmp_path / "f", fresh) == KNOWN
+
+
+def remember_late(index: ProvenIndex, path: Path, change: str, *others: Path) -> Known | None:
+    """Prove a fresh file, change it, record it (and others); what is then known of it."""
+    for one in (path, *others):
+        one.unlink(missing_ok=True)
+        one.write_bytes(b"abc")
+    entries = [Entry(one, Stamp.of(one.lstat()), KNOWN) for one in (path, *others)]
+    if change == "longer":
+        path.write_bytes(b"abcd")
+    elif change == "removed":
+        path.unlink()
+    else:
+        path.with_suffix(".new").write_bytes(b"xyz")
+        if change == "replaced":
+            path.with_suffix(".new").replace(path)
+        else:
+            path.unlink()
+            path.symlink_to(path.with_suffix(".new"))
+    index.remember(entries)
+    return index.lookup(path, entries[0].stamp)
+
+
+# If the test is held up for longer than the grain there is nothing to wait for: it tries again.
+TRIES = 20
+
+
+@pytest.mark.parametrize("change", ["longer", "removed", "replaced", "linked"])
+def test_a_file_that_changed_while_its_grain_passed_is_not_recorded(
+    index: ProvenIndex, tmp_path: Path, change: str
+) -> None:
+    """What was proven is not there any more when the record would be made."""
+    tries = (remember_late(index, tmp_path / "f", change) for _ in range(TRIES))
+
+    assert any(known is None for known in tries)
+    assert index.problem is None
+
+
+def test_what_changed_costs_the_others_of_its_batch_nothing(
+    index: ProvenIndex, tmp_path: Path
+) -> None:
+    """They are recorded, and known from then on."""
+    path, other = tmp_path / "f", tmp_path / "other"
+    tries = (remember_late(index, path, "longer", other) for _ in range(TRIES))
+
+    forgotten = any(known is None for known in tries)
+
+    assert forgotten
+    assert index.lookup(other, Stamp.of(other.lstat())) == KNOWN
 
 
 # -- trouble -------------------------------------------------------------------------------------
@@ -211,17 +304,102 @@ def test_damage_inside_the_database_makes_it_forgetful(tmp_path: Path) -> None:
     fresh.close()
 
 
-def test_where_no_folder_can_be_made_it_is_forgetful(tmp_path: Path) -> None:
-    """Nothing raises, nothing is remembered, `problem` says why."""
-    (tmp_path / "file").write_bytes(b"")
-    index = ProvenIndex(tmp_path / "file" / "index.sqlite")
+def test_a_file_that_is_no_database_is_put_away(tmp_path: Path) -> None:
+    """With the rollback journal beside it; then a new run begins a new one."""
+    path = tmp_path / "index.sqlite"
+    path.write_bytes(b"garbage" * 1000)
+    (tmp_path / "index.sqlite-journal").write_bytes(b"\0stale")
+    index = ProvenIndex(path)
+
+    found = index.lookup(tmp_path / "f", OLD)
+    fresh = ProvenIndex(path)
+    remember(fresh, tmp_path / "f")
+
+    assert found is None
+    assert index.problem is not None
+    assert str(path) in index.problem
+    assert path.with_suffix(".damaged").read_bytes() == b"garbage" * 1000
+    assert (tmp_path / "index.damaged-journal").read_bytes() == b"\0stale"
+    assert not (tmp_path / "index.sqlite-journal").exists()
+    assert fresh.problem is None
+    assert fresh.lookup(tmp_path / "f", OLD) == KNOWN
+    fresh.close()
+
+
+def test_once_there_was_trouble_the_database_is_left_alone(tmp_path: Path) -> None:
+    """`problem` says what was wrong first, and nothing is made or asked in that run any more."""
+    path = tmp_path / "index.sqlite"
+    path.write_bytes(b"garbage" * 1000)
+    index = ProvenIndex(path)
+    index.lookup(tmp_path / "f", OLD)
+    problem = index.problem
+
+    remember(index, tmp_path / "f")
+    found = index.lookup(tmp_path / "f", OLD)
+    index.close()
+
+    assert found is None
+    assert index.problem == problem
+    assert [entry.name for entry in tmp_path.iterdir()] == ["index.damaged"]
+
+
+@pytest.mark.parametrize("place", ["below a file", "below a link to nowhere", "a folder"])
+def test_where_no_database_can_be_made_it_is_forgetful(tmp_path: Path, place: str) -> None:
+    """Nothing raises, nothing is remembered, `problem` says why and where."""
+    path = tmp_path / "x" / "index.sqlite"
+    if place == "below a file":
+        path.parent.write_bytes(b"theirs")
+    elif place == "a folder":
+        path.mkdir(parents=True)
+    else:
+        path.parent.symlink_to("nowhere")
+    index = ProvenIndex(path)
 
     remember(index, tmp_path / "f")
 
     assert index.lookup(tmp_path / "f", OLD) is None
     assert index.problem is not None
-    assert "cannot be made" in index.problem
+    assert "cannot be used" in index.problem
+    assert str(path) in index.problem
     index.close()
+
+
+def test_on_a_disk_that_cannot_be_written_it_is_forgetful(tiny_disk: Callable[..., Path]) -> None:
+    """A home on a read-only disk is no reason to fail."""
+    disk = tiny_disk(read_only=True)
+    index = ProvenIndex(disk / "state" / "index.sqlite")
+    other = ProvenIndex(disk / "index.sqlite")
+
+    for one in (index, other):
+        remember(one, disk / "f")
+
+    assert index.lookup(disk / "f", OLD) is None
+    assert other.lookup(disk / "f", OLD) is None
+    assert "Read-only" in str(index.problem)
+    assert "unable to open" in str(other.problem)
+
+
+def test_on_a_full_disk_it_is_forgetful(tiny_disk: Callable[..., Path]) -> None:
+    """What was recorded before the disk filled up is known in the next run."""
+    disk = tiny_disk(kib=64)
+    path = disk / "index.sqlite"
+    index = ProvenIndex(path)
+    remember(index, disk / "f")
+    many = [
+        Entry(
+            disk / f"{at}", dataclasses.replace(OLD, inode=at), Known("ab" * 500, None, ours=True)
+        )
+        for at in range(200)
+    ]
+
+    index.remember(many)
+    index.close()
+    again = ProvenIndex(path)
+
+    assert "full" in str(index.problem)
+    assert again.lookup(disk / "f", OLD) == KNOWN
+    assert again.lookup(many[0].path, many[0].stamp) is None
+    again.close()
 
 
 def test_another_version_of_the_database_begins_again(tmp_path: Path) -> None:

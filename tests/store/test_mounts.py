@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from modelhaul.store.mounts import LOCAL, filesystem_of, locks_hold, parse_mountinfo
+from modelhaul.store.mounts import LOCAL, locks_hold, parse_fdinfo, parse_mountinfo
 
 # Lines as the kernel prints them (proc(5)), from a laptop, a cluster and a container.
 MOUNTINFO = r"""
@@ -24,69 +25,70 @@ MOUNTINFO = r"""
 98 28 0:57 / /mnt/vm rw,relatime - 9p hostshare rw,trans=virtio
 99 28 0:58 /sub /data rw,relatime - btrfs /dev/sdc rw,subvolid=256,subvol=/sub
 """
-MOUNTS = parse_mountinfo(MOUNTINFO)
+FDINFO = "pos:\t0\nflags:\t02300000\nmnt_id:\t28\nino:\t4711\n"
 
 
-def test_each_line_gives_a_mount_point_and_a_type() -> None:
-    """Optional fields vary in number: the type stands behind the lone dash."""
-    assert MOUNTS[0] == ("/sys", "sysfs")
-    assert MOUNTS[1] == ("/", "ext4")
-    assert ("/mnt/win", "cifs") in MOUNTS
-    assert ("/data", "btrfs") in MOUNTS
-    assert len(MOUNTS) == 12
-
-
-def test_escaped_characters_are_read() -> None:
-    """The kernel writes blanks, tabs, newlines and backslashes in octal."""
-    assert ("/home/ann/My Models\tand\\more", "nfs4") in MOUNTS
-    assert parse_mountinfo(r"1 0 0:1 / /a\012b\043c rw - ext4 d rw") == [("/a\nb#c", "ext4")]
+def test_each_line_gives_a_mount_number_and_a_type() -> None:
+    """Optional fields vary in number and names hold anything: the type is behind the lone dash."""
+    assert parse_mountinfo(MOUNTINFO) == {
+        22: "sysfs",
+        28: "ext4",
+        90: "xfs",
+        91: "nfs4",
+        92: "lustre",
+        93: "tmpfs",
+        94: "fuse.s3fs",
+        95: "fuseblk",
+        96: "overlay",
+        97: "cifs",
+        98: "9p",
+        99: "btrfs",
+    }
 
 
 @pytest.mark.parametrize(
     "line",
-    ["", "nonsense", "28 1 259:2 / / rw,relatime", "28 1 - ext4 /dev/sda rw", "1 0 0:1 / /a rw - "],
+    [
+        "",
+        "nonsense",
+        "28 1 259:2 / / rw,relatime",
+        "1 0 0:1 / /a rw - ",
+        " - ext4 /dev/sda rw",
+        "first 1 259:2 / / rw - ext4 /dev/sda rw",
+        "-1 1 259:2 / / rw - ext4 /dev/sda rw",
+        "\u00b2 1 259:2 / / rw - ext4 /dev/sda rw",
+    ],
 )
 def test_a_line_that_says_nothing_is_passed_over(line: str) -> None:
     """An unknown format must not end the run; what is readable still counts."""
-    good = "28 1 259:2 / / rw - ext4 /dev/sda rw"
+    good = "7 1 259:2 / / rw - ext4 /dev/sda rw"
 
-    assert parse_mountinfo(f"{line}\n{good}\n") == [("/", "ext4")]
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/", "ext4"),
-        ("/root/models", "ext4"),
-        ("/home", "xfs"),
-        ("/home/bob", "xfs"),
-        ("/homework", "ext4"),
-        ("/home/ann/My Models\tand\\more/qwen", "nfs4"),
-        ("/scratch/me", "lustre"),
-        ("/scratch/local", "tmpfs"),
-        ("/scratch/local/me", "tmpfs"),
-        ("/scratch/locally", "lustre"),
-        ("/mnt/bucket/a/b/c", "fuse.s3fs"),
-        ("/var/lib/box/merged/etc", "overlay"),
-        ("/data/x", "btrfs"),
-    ],
-)
-def test_the_closest_mount_above_a_path_holds_it(path: str, kind: str) -> None:
-    """Nested mounts and names that only begin alike are told apart."""
-    assert filesystem_of(path, MOUNTS) == kind
+    assert parse_mountinfo(f"{line}\n{good}\n") == {7: "ext4"}
 
 
-def test_a_later_mount_on_the_same_point_hides_the_earlier() -> None:
-    """What was mounted last is what a program sees."""
-    assert filesystem_of("/data/x", [("/", "ext4"), ("/data", "xfs"), ("/data", "nfs")]) == "nfs"
-    assert filesystem_of("/x", [("/", "rootfs"), ("/", "overlay")]) == "overlay"
+def test_the_mount_number_of_an_open_file_is_read() -> None:
+    """It stands in a line of its own, wherever that is."""
+    assert parse_fdinfo(FDINFO) == 28
+    assert parse_fdinfo("mnt_id:\t5") == 5
 
 
-def test_a_path_that_no_mount_holds_is_unknown() -> None:
-    """Unknown is not local."""
-    assert filesystem_of("/data", []) is None
-    assert filesystem_of("/data", [("/home", "ext4")]) is None
-    assert None not in LOCAL
+@pytest.mark.parametrize("text", ["", "nonsense", "pos:\t0\nflags:\t02\n", "mnt_id:\tx", "mnt_id:"])
+def test_a_file_without_a_mount_number_is_nowhere(text: str) -> None:
+    """Old kernels do not tell; unknown is not local."""
+    assert parse_fdinfo(text) is None
+
+
+def test_the_running_system_tells_where_an_open_folder_is(tiny_disk: Callable[..., Path]) -> None:
+    """The number that it gives for a descriptor is one of its mounts, of the right type."""
+    fd = os.open(tiny_disk(), os.O_RDONLY)
+
+    try:
+        number = parse_fdinfo(Path(f"/proc/self/fdinfo/{fd}").read_text())
+    finally:
+        os.close(fd)
+
+    assert number is not None
+    assert parse_mountinfo(Path("/proc/self/mountinfo").read_text())[number] == "tmpfs"
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,12 @@ def test_common_local_file_systems_are_believed(kind: str) -> None:
     assert kind in LOCAL
 
 
+@pytest.mark.parametrize("kind", [None, "", "ext", "EXT4", "ext4 "])
+def test_an_unknown_file_system_is_not_believed(kind: str | None) -> None:
+    """Unknown is not local, and neither is what only looks like a known name."""
+    assert kind not in LOCAL
+
+
 def test_locks_hold_on_a_local_disk(tmp_path: Path, tiny_disk: Callable[..., Path]) -> None:
     """Asked of the running system, through a link too: a memory disk is local, procfs is not."""
     disk = tiny_disk()
@@ -117,3 +125,52 @@ def test_locks_hold_on_a_local_disk(tmp_path: Path, tiny_disk: Callable[..., Pat
     assert locks_hold(tmp_path / "link")
     assert not locks_hold(Path("/proc"))
     assert not locks_hold(tmp_path / "system")
+
+
+def test_nested_mounts_and_alike_names_are_told_apart(
+    tmp_path: Path, mount: Callable[..., None]
+) -> None:
+    """Each folder is judged by the file system that it is on, not by its name's beginning."""
+    mount("tmpfs", tmp_path)
+    (tmp_path / "vm").mkdir()
+    (tmp_path / "vms").mkdir()
+    mount("proc", tmp_path / "vm")
+    mount("tmpfs", tmp_path / "vm" / "fs")
+
+    assert locks_hold(tmp_path)
+    assert not locks_hold(tmp_path / "vm")
+    assert not locks_hold(tmp_path / "vm" / "sys")
+    assert locks_hold(tmp_path / "vms")
+    assert locks_hold(tmp_path / "vm" / "fs")
+
+
+@pytest.mark.parametrize(("first", "second"), [("tmpfs", "proc"), ("proc", "tmpfs")])
+def test_a_later_mount_on_the_same_point_hides_the_earlier(
+    tmp_path: Path, mount: Callable[..., None], first: str, second: str
+) -> None:
+    """What was mounted last is what a program sees."""
+    mount(first, tmp_path)
+    mount(second, tmp_path)
+
+    assert locks_hold(tmp_path) is (second == "tmpfs")
+
+
+def test_a_later_mount_above_hides_those_below(tmp_path: Path, mount: Callable[..., None]) -> None:
+    """A share mounted over a folder hides the local disk mounted inside that folder before."""
+    (tmp_path / "a" / "sys").mkdir(parents=True)
+    mount("tmpfs", tmp_path / "a" / "sys")
+    before = locks_hold(tmp_path / "a" / "sys")
+
+    mount("proc", tmp_path / "a")
+
+    assert before
+    assert not locks_hold(tmp_path / "a" / "sys")
+
+
+def test_what_is_no_folder_is_unknown(tmp_path: Path, tiny_disk: Callable[..., Path]) -> None:
+    """Nothing can be asked of a missing folder or a file: unknown is not local."""
+    disk = tiny_disk()
+    (disk / "file").write_bytes(b"")
+
+    assert not locks_hold(disk / "missing")
+    assert not locks_hold(disk / "file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from modelhaul.errors import StorageError
 from modelhaul.store.index import Entry, Known, ProvenIndex
 from modelhaul.store.osfile import Stamp
 from modelhaul.store.presence import Sight, look, prove, room
+from tests.store.helpers import trace
 
 CONTENT = b"the wanted bytes"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -118,6 +120,18 @@ def test_without_trust_only_a_new_hash_counts(path: Path, index: ProvenIndex) ->
     assert sight.verdict is None
     assert sight.known is not None
     assert sight.known.ours
+
+
+def test_without_trust_no_validator_counts(path: Path, index: ProvenIndex) -> None:
+    """Nothing can prove such a file anew: `--force` fetches it again."""
+    path.write_bytes(CONTENT)
+    remember(index, path, Known(None, '"v1"', ours=True))
+
+    sight = look(path, TAGGED, index, trust=False)
+
+    assert sight.verdict is False
+    assert sight.known == Known(None, '"v1"', ours=True)
+    assert look(path, TAGGED, index, trust=True).verdict is True
 
 
 def test_memory_of_another_state_is_none(path: Path, index: ProvenIndex) -> None:
@@ -292,6 +306,80 @@ def test_a_file_that_is_gone_cannot_be_proven(path: Path, index: ProvenIndex) ->
     """Somebody removed it after we looked."""
     with pytest.raises(StorageError, match=r"model\.bin"):
         prove(path, WANTED, index)
+
+
+def test_proving_waits_until_a_change_would_show(path: Path, index: ProvenIndex) -> None:
+    """A change in the tick of the last one has its times: no byte is read before that is over."""
+    path.write_bytes(CONTENT)
+    changed = path.stat().st_ctime_ns
+    moments: list[int] = []
+
+    prove(path, WANTED, index, check=lambda _: moments.append(time.time_ns()))
+
+    assert moments[0] >= changed + 20_000_000
+    assert look(path, WANTED, index, trust=True).verdict is True
+
+
+def test_what_is_remembered_is_durable_first(tmp_path: Path, needs_strace: None) -> None:
+    """Read, then synced, then recorded: after a power cut no record speaks of lost bytes."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "model.bin").write_bytes(CONTENT)
+    code = """
+    from modelhaul.store.index import ProvenIndex
+    from modelhaul.store.presence import prove
+    from tests.store.test_presence import WANTED
+    path = Path(sys.argv[1]) / "model.bin"
+    assert prove(path, WANTED, ProvenIndex(path.with_name("i")))
+    """
+
+    traced = trace(code, tmp_path / "x", calls="preadv,fdatasync,pwrite64")
+
+    reads, synced = traced.steps[:2], traced.steps[2]
+    assert reads == ["preadv model.bin"] * 2
+    assert synced == "fdatasync model.bin"
+    assert "pwrite64 i" in traced.steps[3:]
+    assert "preadv model.bin" not in traced.steps[3:]
+
+
+@pytest.mark.parametrize("change", ["longer", "overwritten", "replaced", "removed"])
+def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(
+    path: Path, index: ProvenIndex, change: str
+) -> None:
+    """The bytes that were read may stand nowhere any more: neither state of it is known."""
+    path.write_bytes(CONTENT)
+    before = Stamp.of(path.lstat())
+    spare = path.with_name("spare")
+    spare.write_bytes(CONTENT)
+
+    def interfere(count: int) -> None:
+        if change == "longer":
+            with path.open("ab") as file:
+                file.write(b"!")
+        elif change == "overwritten":
+            path.write_bytes(bytes(reversed(CONTENT)))
+        elif change == "replaced":
+            spare.replace(path)
+        else:
+            path.unlink()
+
+    with pytest.raises(StorageError, match="changed while it was being hashed"):
+        prove(path, WANTED, index, check=interfere)
+
+    assert index.lookup(path, before) is None
+    assert change == "removed" or index.lookup(path, Stamp.of(path.lstat())) is None
+    assert index.problem is None
+
+
+def test_a_file_that_changed_can_be_proven_later(path: Path, index: ProvenIndex) -> None:
+    """One failed look at it spoils nothing."""
+    path.write_bytes(bytes(reversed(CONTENT)))
+
+    with pytest.raises(StorageError):
+        prove(path, WANTED, index, check=lambda _: path.write_bytes(CONTENT) and None)
+    proven = prove(path, WANTED, index)
+
+    assert proven
+    assert look(path, WANTED, index, trust=True).known == Known(DIGEST, None, ours=False)
 
 
 # -- room ----------------------------------------------------------------------------------------

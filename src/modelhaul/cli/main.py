@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -56,8 +57,22 @@ def modelhaul(
     """
 
 
+def _open_standard_streams() -> None:
+    """Give descriptors 0 to 2 to nobody else.
+
+    Where one was closed by the caller (`>&-`), the next file or socket would get its number: a
+    part would take our messages, and the loop refuses to work with such a socket.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    _open_standard_streams()
     words = normal(sys.argv[1:] if arguments is None else arguments)
     try:
         code = app(args=words, prog_name="modelhaul", standalone_mode=False)

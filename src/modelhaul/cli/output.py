@@ -108,7 +108,7 @@ class JsonView(View):
 
     def line(self, fields: dict[str, Any]) -> None:
         """Print one object."""
-        write_line(sys.stdout, json.dumps(fields, ensure_ascii=False))
+        write_line(sys.stdout, json.dumps(fields))
 
     def result(self, path: str) -> None:
         """The `finished` event has said it."""

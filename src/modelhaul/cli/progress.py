@@ -98,7 +98,8 @@ def _files(amounts: events.Statistics, width: int) -> Table:
         size = file.size or 0
         row: list[RenderableType] = [Text(printable(file.path))]
         if width >= _ROOM_FOR_BARS:
-            row.append(ProgressBar(total=max(1, size), completed=file.done, width=24))
+            bar = ProgressBar(total=size, completed=file.done, width=24) if size else ""
+            row.append(bar)
         row.append(f"{100 * file.done // size}%" if size else "")
         if width >= _ROOM_FOR_AMOUNTS:
             row += [

@@ -58,7 +58,8 @@ def serve(
         await _serve(root, host, port, token, rate, cdn, request_log, view)
         return 0
 
-    code = run(main, view, stopping="stopped")
+    # Not on uvloop: it has no sendfile, which is most of what a server does.
+    code = run(main, view, stopping="stopped", uvloop=False)
     # Being stopped is how a server ends.
     raise typer.Exit(0 if code == INTERRUPTED else code)
 

@@ -21,16 +21,23 @@ def run(
     view: View,
     *,
     stopping: str = "stopping; what arrived is kept",
+    uvloop: bool = True,
 ) -> int:
     """Run a command to its end; returns the exit code.
 
     Ctrl-C and SIGTERM stop it in order within two seconds; a second one stops it at once. Either
     way what arrived is kept: the files on disk are right at every moment.
+
+    Args:
+        main: the command; returns its exit code.
+        view: shows what happens, and errors.
+        stopping: what is said when a signal comes.
+        uvloop: use that loop where it is installed.
     """
     import anyio
 
     backend: dict[str, object] = {}
-    if os.environ.get("MODELHAUL_UVLOOP") != "0" and _has_uvloop():
+    if uvloop and os.environ.get("MODELHAUL_UVLOOP") != "0" and _has_uvloop():
         backend["use_uvloop"] = True
     try:
         with view:

@@ -10,6 +10,12 @@ from collections.abc import Iterable
 
 #: Options that take all values up to the next option.
 _GREEDY = frozenset({"--include", "--exclude"})
+#: Options of several words: either dash or underscore. Others are left alone, for what looks like
+#: an option may be the value of one.
+_WORDS = frozenset({
+    "--cache-dir", "--dry-run", "--limit-rate", "--local-dir", "--max-workers", "--repo-type",
+    "--request-log",
+})  # fmt: skip
 
 
 def normal(arguments: Iterable[str]) -> list[str]:
@@ -27,15 +33,16 @@ def normal(arguments: Iterable[str]) -> list[str]:
             return [*result, argument, *rest]
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
-            name = name.replace("_", "-")
+            if name.replace("_", "-") in _WORDS:
+                name = name.replace("_", "-")
             greedy = name if name in _GREEDY else None
             if greedy is None:
                 result.append(name + equals + value)
             elif equals:
                 result += _values(greedy, value)
-            elif not rest or rest[0].startswith("-"):
+            elif not rest or _is_option(rest[0]):
                 result.append(name)  # no value: the parser says what is missing
-        elif argument.startswith("-") and len(argument) > 1:
+        elif _is_option(argument):
             greedy = None
             result.append(argument)
         elif greedy is not None:
@@ -45,9 +52,11 @@ def normal(arguments: Iterable[str]) -> list[str]:
     return result
 
 
+def _is_option(argument: str) -> bool:
+    return argument.startswith("-") and len(argument) > 1
+
+
 def _values(option: str, text: str) -> list[str]:
-    found = []
-    for value in text.split(","):
-        if value.strip():
-            found += [option, value.strip()]
-    return found
+    """The values in one word. An empty one stays: no pattern at all would mean everything."""
+    values = [value.strip() for value in text.split(",") if value.strip()] or [""]
+    return [word for value in values for word in (option, value)]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from modelhaul.core.retry import LONGEST_PAUSE, Verdict, verdict
 from modelhaul.errors import (
-    CertificateError,
     ConnectFailed,
     HaulError,
     NotFound,
@@ -30,6 +29,7 @@ class Judgement:
     Attributes:
         give_up: no source can help this file.
         drop: the source is of no more use for this file.
+        gone: its origin is of no more use for the whole run.
         strike: the origin failed; leave it alone for a while.
         slower: the origin asks for fewer connections.
         pause: seconds the origin asked to be left alone, None if it did not say.
@@ -41,6 +41,7 @@ class Judgement:
 
     give_up: bool = False
     drop: bool = False
+    gone: bool = False
     strike: bool = False
     slower: bool = False
     pause: float | None = None
@@ -62,7 +63,7 @@ def judge(error: HaulError, *, signed: bool) -> Judgement:
             return _judge_status(error, signed=signed)
         case RangeIgnored():
             return Judgement(ignored=True)
-        case CertificateError():
+        case TransportError() if not error.retryable:
             return Judgement(drop=True)
         case TransportError():
             return Judgement(strike=True, slower=isinstance(error, ConnectFailed), costs=True)
@@ -80,9 +81,10 @@ def _judge_status(error: StatusError, *, signed: bool) -> Judgement:
         if wait is None:
             return Judgement(strike=True, slower=True, costs=True)
         if wait > LONGEST_PAUSE:
-            return Judgement(drop=True, slower=True)
-        # The server said itself when to come back: patience bounds that, not the budget.
-        return Judgement(pause=wait, slower=True)
+            return Judgement(drop=True, gone=True)
+        # The server said itself when to come back: patience bounds that, not the budget. "At once"
+        # is a second, or a server that means it badly is asked without end.
+        return Judgement(pause=max(1.0, wait), slower=True)
     if meaning is Verdict.RETRY:
         return Judgement(strike=True, costs=True)
     if meaning is Verdict.RANGE:
@@ -109,10 +111,11 @@ def final_error(error: HaulError, now: float) -> HaulError:
     if meaning is Verdict.DENIED:
         return Unauthorized(error.message, hint="give a token with --token, or log in")
     if meaning is Verdict.SLOWER:
-        wait = error.retry_after or 0.0
+        wait = error.retry_after
+        asks = "" if wait is None else f", and asks to wait for {wait:.0f} s"
         return QuotaError(
-            f"{error.message}, and asks to wait for {wait:.0f} s",
-            retry_at=now + wait,
+            f"{error.message}{asks}",
+            retry_at=None if wait is None else now + wait,
             hint="run the same command again later: what arrived is kept",
         )
     return error

@@ -16,7 +16,7 @@ RESERVED_FOLDER = ".modelhaul"
 _MAX_COMPONENT = 255  # bytes; NAME_MAX of every common file system
 _MAX_PATH = 4000  # bytes; PATH_MAX is 4096 on Linux and the target has to fit too
 _WINDOWS_RESERVED = re.compile(
-    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE
+    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE
 )
 _WINDOWS_BAD = re.compile(r'[<>:"|?*]')
 
@@ -50,7 +50,7 @@ def fault(path: str, *, windows: bool = False, reserved: Collection[str] = ()) -
             return why
     if parts[0].casefold() == RESERVED_FOLDER:
         return f"{RESERVED_FOLDER} is the folder of our own state"
-    if path.casefold() in reserved:
+    if parts[0].casefold() in reserved:
         return f"{path} is a file that this cache layout keeps for itself"
     return None
 
@@ -60,8 +60,10 @@ def _component_fault(part: str, *, windows: bool) -> str | None:
         return "the name has an empty part"
     if part in (".", ".."):
         return "the name climbs out of its folder"
-    # A hook in .git/ of a folder that somebody works in would run as that person.
-    if part.casefold().rstrip(". ") == ".git":
+    # A hook in .git/ of a folder that somebody works in would run as that person. Mac file systems
+    # ignore invisible characters in names, Windows has short names besides.
+    visible = "".join(char for char in part if unicodedata.category(char) != "Cf")
+    if visible.casefold().rstrip(". ") in (".git", "git~1"):
         return "the name reaches into a .git folder"
     if len(part.encode()) > _MAX_COMPONENT:
         return f"a part of the name is longer than {_MAX_COMPONENT} bytes"

@@ -7,6 +7,7 @@ another port is somebody else.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import quote, urljoin, urlsplit
 
 from modelhaul.errors import ProtocolError, UsageError
@@ -40,17 +41,20 @@ def origin_of(url: str) -> Origin:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise UsageError(f"not a URL: {shown(url)} ({error})") from None
+    except ValueError:
+        # Its own message quotes what may be a password.
+        raise UsageError(f"not a URL: {shown(url)}") from None
     scheme = parts.scheme.lower()
     if scheme not in _DEFAULT_PORTS:
         raise UsageError(
             f"not an http or https URL: {shown(url)}",
             hint="give the whole address, https://host/path",
         )
+    if port == 0:
+        raise UsageError(f"no port 0 in the URL {shown(url)}")
     if not parts.hostname:
         raise UsageError(f"no host in the URL {shown(url)}")
-    return Origin(scheme, parts.hostname.lower(), port or _DEFAULT_PORTS[scheme])
+    return Origin(scheme, parts.hostname.lower(), _DEFAULT_PORTS[scheme] if port is None else port)
 
 
 def shown(url: str) -> str:
@@ -58,10 +62,33 @@ def shown(url: str) -> str:
     try:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
+        # A slash that is missing, or one in a password, puts the password into the path.
+        broken = not host or not parts.scheme or (parts.port is None and ":" in host)
     except ValueError:
+        return "(unreadable URL)"
+    if broken and "@" in parts.path:
         return "(unreadable URL)"
     text = f"{parts.scheme}://{host}{parts.path}" if parts.scheme else f"{host}{parts.path}"
     return "".join(char if char.isprintable() else "?" for char in text[:500])
+
+
+def quoted_url(text: str) -> str:
+    """A URL with what may not stand in one quoted, and nothing else changed.
+
+    A signature covers the exact bytes of the rest: what is quoted already stays as it is.
+    """
+    return quote(text, safe="%/:?#[]@!$&'()*+,;=-._~", encoding="utf-8", errors="surrogateescape")
+
+
+def _is_local(host: str) -> bool:
+    """Whether a host, as written, is this machine or its own link (RFC 6890)."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
 def redirect_target(url: str, location: str) -> str:
@@ -70,16 +97,22 @@ def redirect_target(url: str, location: str) -> str:
     Raises:
         ProtocolError: empty, over-long, another scheme, or a step from https down to http.
     """
-    if not location or len(location) > MAX_URL:
+    if not location.strip() or len(location) > MAX_URL:
         raise ProtocolError(f"{shown(url)} redirects to an unusable address")
-    # Servers send raw UTF-8 or spaces in Location. Quote those and nothing else: a signature
-    # covers the exact bytes of the rest, so what is quoted already must stay as it is.
-    target = urljoin(url, quote(location.strip(), safe="%/:?#[]@!$&'()*+,;=-._~"))
+    # Servers send raw UTF-8 or spaces in Location; header bytes that are not UTF-8 come as lone
+    # surrogates.
+    quoted = quoted_url(location.strip())
     try:
+        # urljoin drops an empty query and empty parameters: an absolute address stays as it is.
+        target = quoted if urlsplit(quoted).scheme else urljoin(url, quoted)
         after = origin_of(target)
-    except UsageError as error:
-        raise ProtocolError(f"{shown(url)} redirects elsewhere: {error.message}") from None
-    if origin_of(url).scheme == "https" and after.scheme == "http":
+    except (UsageError, ValueError):
+        raise ProtocolError(f"{shown(url)} redirects to an unusable address") from None
+    before = origin_of(url)
+    if _is_local(after.host) and not _is_local(before.host):
+        # Nobody outside has business with what listens only to this machine.
+        raise ProtocolError(f"{shown(url)} redirects to an address of this machine: refused")
+    if before.scheme == "https" and after.scheme == "http":
         raise ProtocolError(
             f"{shown(url)} redirects from https to plain http ({after.host}): refused"
         )

@@ -15,7 +15,10 @@ GROWTH = 1.10  # doubling must pay at least this much, else it is undone
 DECREASE = 0.7  # after a refusal
 SETTLE = 0.1  # seconds; shortest time over which a rate says anything
 PROBE_EVERY = 2.0  # seconds between careful steps once doubling has stopped
-FORGIVE = 30.0  # seconds after which a ceiling set by a refusal is tried again
+PROBE_SETTLE = 1.0  # seconds; a careful step is small, so its rates have to be exact
+ENOUGH = 20  # requests; a rate of fewer is noise
+FORGIVE = 4.0  # seconds after which a ceiling set by a refusal is tried again; doubles each time
+FORGIVE_MOST = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,32 @@ class Sample:
     round_trip: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """Bytes/s and requests/s over an interval, and how many requests that were."""
+
+    bytes: float
+    requests: float
+    count: int
+
+
 @dataclass(slots=True)
 class _Trial:
     """A step that was taken and is to be judged: from `level` with these rates."""
 
     level: int
-    bytes_rate: float
-    request_rate: float
+    before: _Rates
+
+    def pays(self, factor: float, now: _Rates) -> bool:
+        """Whether the rates are at least `factor` times what they were.
+
+        A step up pays if either grows; a step down must cost neither.
+        """
+        by_bytes = now.bytes >= factor * self.before.bytes
+        if min(self.before.count, now.count) < ENOUGH:
+            return by_bytes
+        by_requests = now.requests >= factor * self.before.requests
+        return (by_bytes or by_requests) if factor >= 1 else (by_bytes and by_requests)
 
 
 class Pace:
@@ -62,6 +84,7 @@ class Pace:
         "_ceiling_until",
         "_climbing",
         "_direction",
+        "_forgive",
         "_next_probe",
         "_since",
         "_skip_until",
@@ -80,37 +103,39 @@ class Pace:
         self._direction = 1
         self._ceiling = cap
         self._ceiling_until = 0.0
+        self._forgive = FORGIVE / 2
 
     def observe(self, sample: Sample) -> None:
         """Take a sample and perhaps move the target."""
         if self._ceiling < self._cap and sample.now >= self._ceiling_until:
-            self._ceiling = min(self._cap, self._ceiling + 1)
-            self._ceiling_until = sample.now + FORGIVE
+            # It was long enough ago: a little more, and faster each time if nothing happens.
+            self._ceiling = min(self._cap, self._ceiling + max(1, self._ceiling // 2))
+            self._ceiling_until = sample.now + self._forgive
+            self._climbing = self._climbing or self._trial is None
         since = self._since
-        # A rate counts only if all connections that the target allows were busy throughout.
-        if since is None or sample.limited or sample.active < self.target:
+        # A rate counts only if exactly the connections that the target allows were busy: fewer had
+        # nothing to do, more are left from before a step down.
+        if since is None or sample.limited or sample.active != self.target:
             self._since = sample
             return
-        settle = max(2 * sample.round_trip, SETTLE)
+        settle = max(2 * sample.round_trip, SETTLE if self._climbing else PROBE_SETTLE)
         if sample.now < self._skip_until:
             self._since = sample
             return
         elapsed = sample.now - since.now
         if elapsed < settle:
             return
-        bytes_rate = (sample.received - since.received) / elapsed
-        request_rate = (sample.completed - since.completed) / elapsed
+        count = sample.completed - since.completed
+        rates = _Rates((sample.received - since.received) / elapsed, count / elapsed, count)
         self._since = sample
         if self._climbing:
-            self._climb(sample.now, settle, bytes_rate, request_rate)
+            self._climb(sample.now, settle, rates)
         else:
-            self._probe(sample.now, settle, bytes_rate, request_rate)
+            self._probe(sample.now, settle, rates)
 
-    def _climb(self, now: float, settle: float, bytes_rate: float, request_rate: float) -> None:
+    def _climb(self, now: float, settle: float, rates: _Rates) -> None:
         trial = self._trial
-        if trial is not None and not (
-            bytes_rate >= GROWTH * trial.bytes_rate or request_rate >= GROWTH * trial.request_rate
-        ):
+        if trial is not None and not trial.pays(GROWTH, rates):
             self._move(now, settle, trial.level)
             self._climbing = False
             self._next_probe = now + PROBE_EVERY
@@ -122,20 +147,16 @@ class Pace:
             self._next_probe = now + PROBE_EVERY
             self._trial = None
             return
-        self._trial = _Trial(self.target, bytes_rate, request_rate)
+        self._trial = _Trial(self.target, rates)
         self._move(now, settle, higher)
 
-    def _probe(self, now: float, settle: float, bytes_rate: float, request_rate: float) -> None:
+    def _probe(self, now: float, settle: float, rates: _Rates) -> None:
         trial = self._trial
         if trial is not None:
             # One connection more should bring its share, one less should cost it. Half the share
             # decides, so a line that is full lets go of connections and one that is not gains.
             share = 0.5 * (self.target - trial.level) / trial.level
-            pays = (
-                bytes_rate >= (1 + share) * trial.bytes_rate
-                or request_rate >= (1 + share) * trial.request_rate
-            )
-            if not pays:
+            if not trial.pays(1 + share, rates):
                 self._move(now, settle, trial.level)
                 self._direction = -self._direction
             self._trial = None
@@ -148,17 +169,21 @@ class Pace:
         if other == self.target:
             self._direction = -self._direction
             return
-        self._trial = _Trial(self.target, bytes_rate, request_rate)
+        self._trial = _Trial(self.target, rates)
         self._move(now, settle, other)
 
     def refused(self, now: float, active: int) -> None:
-        """The host refused a connection or asked for less (429, 503) with `active` open."""
-        if now < self._skip_until and not self._climbing and self._trial is None:
-            return  # one answer to one wave of refusals
-        level = min(self.target, max(1, active))
+        """The host refused a connection or asked for less (429, 503) while `active` others worked.
+
+        With none working it says nothing about how many it takes: `Health` spaces the attempts.
+        """
+        if active == 0 or (now < self._skip_until and not self._climbing and self._trial is None):
+            return  # or: one answer to one wave of refusals
+        level = min(self.target, active)
         lower = max(1, int(level * DECREASE))
-        self._ceiling = max(lower, level - 1)
-        self._ceiling_until = now + FORGIVE
+        self._ceiling = max(lower, level)
+        self._forgive = min(FORGIVE_MOST, 2 * self._forgive)
+        self._ceiling_until = now + self._forgive
         self._climbing = False
         self._trial = None
         self._next_probe = now + PROBE_EVERY

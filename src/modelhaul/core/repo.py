@@ -59,8 +59,8 @@ def is_revision(text: str) -> bool:
     Cache layouts put the revision into a path, so what could climb out of it is refused.
     """
     return (
-        0 < len(text) <= 255
-        and text.isprintable()
+        text.isprintable()
+        and 0 < len(text.encode()) <= 255
         and not text.startswith("/")
         and not any(part in ("", ".", "..") for part in text.split("/"))
         and not any(char in text for char in '\\:*?"<>|~^ ')

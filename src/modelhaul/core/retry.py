@@ -120,7 +120,7 @@ class Health:
             return False
         self.strikes += 1
         self.reason = reason
-        self._not_before = now + backoff(self.strikes, chance)
+        self._not_before = now + max(0.1, backoff(self.strikes, chance))
         return True
 
     def pause(self, now: float, seconds: float, *, reason: str) -> None:

@@ -62,7 +62,8 @@ class Host:
         return max(least, SILENT_ROUND_TRIPS * self.round_trip) * 2.0 ** min(self.taken_back, 6)
 
     def learn_rate(self, rate: float) -> None:
-        self.rate = _blend(self.rate, rate)
+        # Slowly down: what a host can do is not unlearnt because its last connection crawls.
+        self.rate = max(_blend(self.rate, rate), 0.97 * self.rate)
 
 
 @dataclass(slots=True, eq=False)
@@ -120,7 +121,7 @@ class Job:
     whole: bool = False
     todo: SpanSet = field(default_factory=SpanSet)
     frontier: int = 0
-    leases: list[Lease] = field(default_factory=list)
+    leases: list[Lease] = field(default_factory=list, repr=False)
 
     def alive(self) -> bool:
         """Whether any source is left."""
@@ -252,7 +253,7 @@ class Scheduler:
         return self._steal(now, usable, blocked)
 
     def _next_whole(self, now: float, usable: Usable) -> Lease | None:
-        for _ in range(min(len(self._whole), 16)):
+        for _ in range(len(self._whole)):
             job = self._whole.popleft()
             source = self._choose(job, usable)
             if source is None:
@@ -265,6 +266,8 @@ class Scheduler:
     def _choose(self, job: Job, usable: Usable) -> SourceState | None:
         alive = [source for source in job.sources if source.alive]
         first = [source for source in alive if not source.fallback] or alive
+        if not job.whole:
+            first = [source for source in first if source.ranges] or first
         best = None
         best_load = 0.0
         for source in first:
@@ -330,7 +333,7 @@ class Scheduler:
             (lease for lease in self._leases if not lease.body and not lease.revoked),
             key=lambda lease: self._expected(lease, now),
             reverse=True,
-        )[:4]
+        )
         for victim in victims:
             source = self._choose(victim.job, usable)
             if source is None or not source.ranges:
@@ -366,7 +369,7 @@ class Scheduler:
         ours = thief.rate or theirs
         share = theirs / (theirs + ours) if theirs + ours > 0 else 0.5
         at = victim.position + int(victim.remaining * share)
-        at = -(-at // SPLIT_ALIGN) * SPLIT_ALIGN
+        at = max(-(-at // SPLIT_ALIGN) * SPLIT_ALIGN, victim.position + SPLIT_ALIGN)
         if victim.stop - at < SMALLEST_SPLIT or at <= victim.position:
             return None
         if theirs > 0 and ours > 0:
@@ -385,7 +388,8 @@ class Scheduler:
         if lease.first_byte is None:
             lease.first_byte = now
             lease.source.host.learn_round_trip(now - lease.began)
-            lease._mark = (now, lease.position)
+            # What comes with the first byte was on its way before it: not part of a rate.
+            lease._mark = (now, lease.position + count)
         lease.position += count
         lease.last_byte = now
 
@@ -414,6 +418,7 @@ class Scheduler:
 
     def tick(self, now: float) -> None:
         """Refresh the rates; call it a few times a second."""
+        rates: dict[Host, list[float]] = {}
         for lease in self._leases:
             since, position = lease._mark
             elapsed = now - since
@@ -423,7 +428,9 @@ class Scheduler:
             lease.rate = _blend(lease.rate, rate)
             lease._mark = (now, lease.position)
             if rate > 0:
-                lease.source.host.learn_rate(rate)
+                rates.setdefault(lease.source.host, []).append(rate)
+        for host, some in rates.items():
+            host.learn_rate(sum(some) / len(some))
 
     def overdue(self, now: float, *, idle: bool) -> list[Lease]:
         """Leases that should be taken back: their connection is dead, silent or crawls.
@@ -446,7 +453,22 @@ class Scheduler:
         if not idle:
             return False
         limit = lease.source.host.patience(answered=lease.first_byte is not None)
+        if limit == float("inf"):
+            limit = self._patience_beside(lease)
         return silence >= limit or self._crawls(lease, limit, now)
+
+    @staticmethod
+    def _patience_beside(lease: Lease) -> float:
+        """Patience with a source that never answered, by how the file's other sources answer."""
+        others = [
+            source.host.round_trip
+            for source in lease.job.sources
+            if source.alive and source.host is not lease.source.host and source.host.round_trip > 0
+        ]
+        if not others:
+            return float("inf")
+        slow = max(2 * SILENT_SECONDS, SILENT_ROUND_TRIPS * max(others))
+        return slow * 2.0 ** min(lease.source.host.taken_back, 6)
 
     def _crawls(self, lease: Lease, limit: float, now: float) -> bool:
         """Whether a new connection would be done long before this one."""

@@ -2,8 +2,8 @@
 
 Patterns are the shell's, matched against the whole path with case: `*` crosses `/`. Two spellings
 are inherited from the ModelScope tools: `dir/` means all below, and `.*\\.bin` means `*.bin`. Their
-clients take every `.*` for `*`; we do so only before a backslash, where it cannot be a shell
-pattern: `--exclude '.*'` must mean hidden files, not all files.
+clients take every `.*` for `*`; we do so only at the start and before a backslash, where it cannot
+be a shell pattern: `--exclude '.*'` must mean hidden files, not all files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def select(
     Raises:
         NothingMatched: a name or an include pattern matches no file, or nothing is left.
     """
-    patterns = [pattern for pattern in include if pattern]
+    patterns = list(include)
     wanted_names = [_plain(name) for name in names]
     listed = {file.path for file in files}
     for name in wanted_names:

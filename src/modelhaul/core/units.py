@@ -13,9 +13,10 @@ _FACTORS = {
     "m": 10**6, "mb": 10**6, "mib": 1 << 20,
     "g": 10**9, "gb": 10**9, "gib": 1 << 30,
     "t": 10**12, "tb": 10**12, "tib": 1 << 40,
+    "p": 10**15, "pb": 10**15, "pib": 1 << 50,
     "kbit": 125, "mbit": 125_000, "gbit": 125_000_000,
 }  # fmt: skip
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*?)(?:/s|ps)?\s*")
+_SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*([A-Za-z]*?)(?:/s)?\s*")
 
 
 def size_text(count: float) -> str:
@@ -46,7 +47,7 @@ def parse_size(text: str) -> float:
 
 def duration_text(seconds: float) -> str:
     """Seconds as `12s`, `3m05s` or `2h04m`."""
-    whole = max(0, round(seconds))
+    whole = round(min(max(0.0, seconds), 1e9))
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:

@@ -20,7 +20,7 @@ from modelhaul.core.judge import Judgement, final_error, judge
 from modelhaul.core.pace import Throttle
 from modelhaul.core.plan import Action
 from modelhaul.core.retry import Budget
-from modelhaul.core.scheduler import Job, Lease, Scheduler, SourceState
+from modelhaul.core.scheduler import Host, Job, Lease, Scheduler, SourceState
 from modelhaul.core.transfer import State
 from modelhaul.engine.asking import Asking
 from modelhaul.engine.buffers import BufferPool
@@ -256,7 +256,6 @@ class Engine:
         self._budget.earn(count)
 
     def add_job(self, job: Job) -> None:
-        self._scheduler.pending -= job.size or 0
         self._scheduler.add(job)
         self._dispatch()
 
@@ -302,6 +301,7 @@ class Engine:
             if working >= self.options.files_at_once or (busy and working >= _OPEN_AHEAD):
                 break
             large = self._large.popleft()
+            self._scheduler.pending -= large.order.file.size or 0
             self._moving[large.ranges.key] = large
             self._group.start_soon(self._bring, large)
 
@@ -434,7 +434,20 @@ class Engine:
             source.fault()
         if judgement.drop:
             source.alive = False
+        if judgement.gone:
+            self._drop_origin(lane.host, error)
         return judgement.costs and counts and not useful
+
+    def _drop_origin(self, host: Host, error: HaulError) -> None:
+        """An origin wants to be left alone for longer than a run: no file asks it any more."""
+        for task in self._tasks.values():
+            if task.result is not None or task.job is None:
+                continue
+            for source in task.job.sources:
+                if source.host is host:
+                    source.alive = False
+            if not task.job.alive():
+                task.abort(final_error(error, time.time()))
 
     def _retrying(self, asking: Asking, reason: str) -> None:
         path = asking.task.order.file.path
@@ -449,8 +462,10 @@ class Engine:
             await anyio.sleep(TICK)
             now = anyio.current_time()
             self._scheduler.tick(now)
-            self.lanes.tick(now, limited=self.pool.starved or self._throttle is not None)
-            for lease in self._scheduler.overdue(now, idle=self._idle):
+            limited = self.pool.starved or self._throttle is not None
+            self.lanes.tick(now, limited=limited)
+            # Held back by the disk or by the user, connections look silent without being so.
+            for lease in () if limited else self._scheduler.overdue(now, idle=self._idle):
                 self._scheduler.take_back(lease)
                 self._revoke(lease)
             self._feed()

@@ -24,7 +24,14 @@ from modelhaul.core.repo import (
     is_commit,
     sha256_or_none,
 )
-from modelhaul.errors import HaulError, NotFound, ProtocolError, Unauthorized, single_error
+from modelhaul.errors import (
+    AccessError,
+    HaulError,
+    NotFound,
+    ProtocolError,
+    Unauthorized,
+    single_error,
+)
 from modelhaul.net.api import Api
 from modelhaul.net.transport import Response
 
@@ -141,6 +148,10 @@ def _entry(url: str, row: object) -> Entry:
     path = _text(row.get("Path")) if isinstance(row, dict) else ""
     if not isinstance(row, dict) or not path:
         raise ProtocolError(f"{shown(url)} lists something without a path")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ProtocolError(f"{shown(url)} lists a name that is not Unicode") from None
     if row.get("Type") == "tree":
         return Entry(path, None)
     size = row.get("Size")
@@ -264,9 +275,9 @@ class ModelScopeHub:
             return revision
         try:
             return parse_commit(await self._get(commits_url(self.endpoint, ref, revision)))
-        except (NotFound, ProtocolError):
-            # The call is not part of every server, and an unknown repository is better explained
-            # by the listing.
+        except (AccessError, ProtocolError):
+            # The call is not part of every server, may need a login where the listing does not,
+            # and an unknown repository is better explained by the listing.
             return None
 
     async def _list_pinned(
@@ -277,7 +288,8 @@ class ModelScopeHub:
             return None
         try:
             files = await self._list(ref, commit)
-        except NotFound:
+        except (AccessError, ProtocolError):
+            # That commits can be listed is only reported: by its name the revision surely can.
             if commit == revision:
                 raise
             return None
@@ -305,21 +317,40 @@ class ModelScopeHub:
         return parse_entries(url, await self._get(url))
 
     async def _pages(self, ref: RepoRef, revision: str) -> list[Entry]:
-        found: dict[str, Entry] = {}
+        """All pages of a dataset's listing.
+
+        Raises:
+            ProtocolError: it does not end, or ends before the number that the server states.
+        """
+        found: list[Entry] = []
+        paths: set[str] = set()
         for page in range(1, MOST_REQUESTS + 1):
             url = tree_url(self.endpoint, ref, revision, page)
-            entries = parse_entries(url, await self._get(url))
-            before = len(found)
-            for entry in entries:
-                found.setdefault(entry.path, entry)
-            # A page without news is the last one too: some servers ignore the page number.
-            if len(entries) < PAGE_SIZE or len(found) == before:
-                return list(found.values())
+            data = await self._get(url)
+            if page > 1 and data.get("Files") is None:
+                raise ProtocolError(f"{ref}: page {page} of the listing is missing")
+            entries = parse_entries(url, data)
+            before = len(paths)
+            found += entries
+            paths.update(entry.path for entry in entries)
+            total = data.get("TotalCount")
+            stated = total if isinstance(total, int) and not isinstance(total, bool) else None
+            # A page without news is the last one too: some servers ignore the page number, and
+            # some have smaller pages than asked for.
+            if len(paths) == before or (stated is None and len(entries) < PAGE_SIZE):
+                if stated is not None and len(paths) < stated:
+                    raise ProtocolError(
+                        f"{ref}: the listing has {len(paths)} entries, the server says {stated}"
+                    )
+                return found
+            if stated is not None and len(paths) >= stated:
+                return found
         raise ProtocolError(f"{ref}: the listing does not end")
 
     async def _walk(self, ref: RepoRef, revision: str, cut: list[Entry]) -> list[Entry]:
         """List a tree that was cut, folder by folder; only cut folders are opened further."""
-        found = {entry.path: entry for entry in cut}
+        found = list(cut)
+        visited = {""}
         limiter = anyio.CapacityLimiter(WALK_WORKERS)
         requests = 0
 
@@ -333,8 +364,7 @@ class ModelScopeHub:
 
         async def visit(root: str) -> None:
             whole = await listing(root, recursive=True) if root else cut
-            for entry in whole:
-                found.setdefault(entry.path, entry)
+            found.extend(whole)
             if len(whole) < TRUNCATED_AT:
                 return
             direct = await listing(root, recursive=False)
@@ -343,18 +373,26 @@ class ModelScopeHub:
                     f"{ref}: the folder {root or '/'} has {TRUNCATED_AT} entries or more, and the"
                     " server does not list the rest"
                 )
-            for entry in direct:
-                found.setdefault(entry.path, entry)
+            found.extend(direct)
             async with anyio.create_task_group() as group:
                 for entry in direct:
-                    if entry.file is None:
-                        group.start_soon(visit, entry.path)
+                    if entry.file is not None:
+                        continue
+                    # Each folder once, and only further down: the names are the server's.
+                    if entry.path in visited or not entry.path.startswith(
+                        f"{root}/" if root else ""
+                    ):
+                        raise ProtocolError(
+                            f"{ref}: the folder {root or '/'} lists {entry.path!r} as one inside it"
+                        )
+                    visited.add(entry.path)
+                    group.start_soon(visit, entry.path)
 
         try:
             await visit("")
         except BaseExceptionGroup as group:
             raise single_error(group) from None
-        return list(found.values())
+        return found
 
     # -- explaining ----------------------------------------------------------------------------
 
@@ -373,6 +411,10 @@ class ModelScopeHub:
             return NotFound(
                 f"{ref} has no files at revision {revision!r} on {self.origin}",
                 hint="is the revision right?",
+            )
+        if await self._exists(ref, ref.kind):
+            return NotFound(
+                f"no revision {revision!r} in {ref} on {self.origin}", hint="is it spelled right?"
             )
         other = "dataset" if ref.kind == "model" else "model"
         if await self._exists(ref, other):

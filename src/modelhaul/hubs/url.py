@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from modelhaul.core.origin import Origin, origin_of, shown
+from modelhaul.core.origin import Origin, origin_of, quoted_url, shown
 from modelhaul.core.repo import RemoteFile, Source
 from modelhaul.errors import UsageError
 
@@ -49,12 +49,14 @@ def parse_address(text: str, headers: Mapping[str, str]) -> Address:
     origin = origin_of(text)
     parts = urlsplit(text)
     credentials = dict(headers)
-    if parts.username is not None:
+    explicit = any(name.lower() == "authorization" for name in headers)
+    if parts.username is not None and not explicit:
         user, password = unquote(parts.username), unquote(parts.password or "")
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
-        credentials.setdefault("Authorization", f"Basic {token}")
+        credentials["Authorization"] = f"Basic {token}"
     netloc = parts.netloc.rpartition("@")[2]
-    return Address(urlunsplit(parts._replace(netloc=netloc, fragment="")), origin, credentials)
+    url = urlunsplit(parts._replace(netloc=netloc, fragment=""))
+    return Address(quoted_url(url), origin, credentials)
 
 
 def parse_header(text: str) -> tuple[str, str]:

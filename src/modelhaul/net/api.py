@@ -72,6 +72,10 @@ class Patience:
                         hint="run the same command again later",
                     ) from error
                 if attempt == ATTEMPTS:
+                    if verdict(error.status) is Verdict.SLOWER:
+                        raise QuotaError(
+                            error.message, hint="run the same command again later"
+                        ) from error
                     raise
             if wait is None:
                 wait = backoff(attempt, self._chance())

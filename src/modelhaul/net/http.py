@@ -24,6 +24,7 @@ from modelhaul.errors import (
     ConnectionLost,
     HaulError,
     ProtocolError,
+    ProxyRefused,
     TimedOut,
     TransportError,
 )
@@ -41,6 +42,10 @@ _MAX_HEADER = 32_768
 # Larger ones cost memory per connection and are slower (measured: docs/internals/tour.md).
 _READ_BUFFER = 1 << 16
 _KEEP_ALIVE = 60.0
+#: Bytes/s that an answer to a call must have on average, once the time for its head is over.
+_FLOOR = 1024
+#: Seconds that the end of a message may come after its last byte.
+_LAST_CHUNK = 0.5
 
 
 class HttpTransport:
@@ -93,7 +98,7 @@ class HttpTransport:
             timeout=aiohttp.ClientTimeout(
                 total=None,
                 sock_connect=self._settings.connect_timeout,
-                sock_read=self._settings.idle_timeout,
+                sock_read=None,  # see _read
             ),
             read_bufsize=_READ_BUFFER,
             max_line_size=_MAX_HEADER,
@@ -143,7 +148,7 @@ class HttpTransport:
             if isinstance(answer, Redirect):
                 return answer
             receiver.started(answer)
-            await _pump(response, request, answer, receiver)
+            await self._pump(response, request, answer, receiver)
             return answer
 
     async def call(
@@ -153,51 +158,96 @@ class HttpTransport:
             known = _lower(response.headers)
             if verdict(response.status) is Verdict.REDIRECT:
                 return Redirect(redirect_target(url, known.get("location", "")))
-            body = bytearray()
-            async for data in response.content.iter_any():
-                body += data
-                if len(body) > limit:
-                    raise ProtocolError(f"{shown(url)} sends more than {limit} bytes")
+            body = await self._small_body(url, response, limit)
             return Response(
                 status=response.status, headers=known, body=_decoded(url, known, body, limit)
             )
 
+    async def _small_body(
+        self, url: str, response: aiohttp.ClientResponse, limit: int
+    ) -> bytearray:
+        """A whole body, which must keep coming at some speed."""
+        body = bytearray()
+        began = anyio.current_time()
+        idle = self._settings.idle_timeout
+        while data := await _read(response.content, url, idle):
+            body += data
+            if len(body) > limit:
+                raise ProtocolError(f"{shown(url)} sends more than {limit} bytes")
+            seconds = anyio.current_time() - began
+            if seconds > self._settings.head_timeout and len(body) < _FLOOR * seconds:
+                raise TimedOut(f"{shown(url)} sends its answer in drops")
+        return body
 
-async def _pump(
-    response: aiohttp.ClientResponse, request: Request, answer: Answer, receiver: Receiver
-) -> None:
-    """Move the body into the receiver's buffers until it ends or no more is wanted."""
-    skip = request.span.start - answer.start
-    position = answer.start
-    content = response.content
-    while receiver.wanted() > 0:
-        data = await content.readany()
-        if not data:
-            break
-        view = memoryview(data)
-        position += len(view)
-        if skip:
+    async def _pump(
+        self,
+        response: aiohttp.ClientResponse,
+        request: Request,
+        answer: Answer,
+        receiver: Receiver,
+    ) -> None:
+        """Move the body into the receiver's buffers until it ends or no more is wanted."""
+        where, idle = request.url, self._settings.idle_timeout
+        content = response.content
+        end = answer.stop if answer.stop is not None else request.size
+        skip = request.span.start - answer.start
+        position = answer.start
+        while receiver.wanted() > 0:
+            data = await _read(content, where, idle)
+            if not data:
+                break
+            position += len(data)
+            view = memoryview(data)
+            if end is not None and position > end:
+                view = view[: max(0, len(view) - (position - end))]
             dropped = min(skip, len(view))
             skip -= dropped
-            view = view[dropped:]
-        while view:
-            buffer = await receiver.wait_buffer()
-            if not buffer:
-                return  # more than was asked for, or the rest was given to somebody else
-            count = min(len(buffer), len(view))
-            buffer[:count] = view[:count]
-            receiver.commit(count)
-            view = view[count:]
-    end = answer.stop if answer.stop is not None else request.size
-    if receiver.wanted() == 0:
-        if answer.framed and position == end and await content.readany():
-            # The parser has seen the end of the message and gives the connection back, or not:
-            raise ProtocolError(f"{shown(request.url)} sends more than {end} bytes")
-    elif answer.stop is not None and position < answer.stop:
-        raise ConnectionLost(
-            f"{shown(request.url)} stopped after {position - answer.start} bytes"
-            f" of {answer.stop - answer.start}"
-        )
+            await _commit(view[dropped:], receiver)
+            if end is not None and position > end:
+                raise ProtocolError(f"{shown(where)} sends more than it said")
+        if receiver.wanted() > 0:
+            if answer.stop is not None and position < answer.stop:
+                raise ConnectionLost(
+                    f"{shown(where)} stopped after {position - answer.start} bytes"
+                    f" of {answer.stop - answer.start}"
+                )
+        elif answer.framed and position == end:
+            await _finish(content, where)
+
+
+async def _read(content: aiohttp.StreamReader, url: str, idle: float) -> bytes:
+    """The next bytes of a body, b"" at its end.
+
+    With a deadline of our own: aiohttp's is dropped when the framing of a body turns out to be
+    broken, and nobody is woken.
+    """
+    data = content.read_nowait()
+    if data or content.at_eof():
+        return data
+    with anyio.move_on_after(idle):
+        return await content.readany()
+    raise TimedOut(f"{shown(url)} says nothing any more")
+
+
+async def _commit(view: memoryview, receiver: Receiver) -> None:
+    while view:
+        buffer = await receiver.wait_buffer()
+        if not buffer:
+            return  # the rest was given to somebody else
+        count = min(len(buffer), len(view))
+        buffer[:count] = view[:count]
+        receiver.commit(count)
+        view = view[count:]
+
+
+async def _finish(content: aiohttp.StreamReader, url: str) -> None:
+    """Let the parser see the end of the message, so that the connection can be used again.
+
+    Every byte is here: if the end does not come soon, the connection is given up instead.
+    """
+    with anyio.move_on_after(_LAST_CHUNK), contextlib.suppress(aiohttp.ClientError):
+        if await content.readany():
+            raise ProtocolError(f"{shown(url)} sends more than it said")
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
@@ -252,9 +302,12 @@ def _connect_errors(url: str) -> Iterator[None]:
     except Exception as error:
         # The SOCKS library, imported only when it is used, has errors of its own without a public
         # base; everything else here is a bug and goes on.
-        if not type(error).__module__.startswith("python_socks"):
+        if not type(error).__module__.startswith(("python_socks", "aiohttp_socks")):
             raise
-        raise ConnectFailed(f"the SOCKS proxy fails for {shown(url)}: {error}") from error
+        raise ConnectFailed(
+            f"the SOCKS proxy fails for {shown(url)}: {_one_line(str(error))}",
+            hint="check ALL_PROXY, HTTPS_PROXY and NO_PROXY",
+        ) from error
 
 
 def _mapped(url: str, error: Exception) -> HaulError:
@@ -277,17 +330,27 @@ def _mapped(url: str, error: Exception) -> HaulError:
     if isinstance(error, TimeoutError):
         return TimedOut(f"{where} says nothing any more")
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return ConnectFailed(f"the proxy refuses {where}: {error.status} {error.message}")
+        return ProxyRefused(
+            f"the proxy refuses {where}: {error.status} {_one_line(error.message)}",
+            hint="check user and password in HTTPS_PROXY, or NO_PROXY",
+        )
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return ConnectFailed(
+            f"no connection to the proxy for {where}", hint="check HTTPS_PROXY and NO_PROXY"
+        )
     if isinstance(error, aiohttp.ClientConnectorError):
         text = getattr(cause, "strerror", None) or str(cause)
-        return ConnectFailed(f"no connection to {where}: {text}")
+        return ConnectFailed(f"no connection to {where}: {_one_line(text)}")
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | OSError):
         return ConnectionLost(f"{where} closed the connection")
     if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
         return ProtocolError(f"{where} is not a usable address")
-    if isinstance(error, aiohttp.ClientResponseError | ValueError):
-        return ProtocolError(f"{where} does not speak HTTP: {_one_line(str(error))}")
-    return TransportError(f"{where}: {_one_line(str(error)) or type(error).__name__}")
+    # From here on the exception's own text is not used: it may quote the URL with its signature.
+    if isinstance(error, aiohttp.ClientResponseError):
+        return ProtocolError(f"{where} does not speak HTTP: {_one_line(error.message)}")
+    if isinstance(error, ValueError):
+        return ProtocolError(f"{where} does not speak HTTP")
+    return TransportError(f"{where}: {type(error).__name__}")
 
 
 def _one_line(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from modelhaul.core.origin import redirect_target, shown
@@ -58,7 +59,7 @@ def judge(request: Request, status: int, headers: HeaderMap, *, now: float) -> A
     length = _content_length(where, headers)
     ranged = "content-range" in headers
     if ranged:
-        answer = _ranged(request, where, headers, length)
+        answer = _ranged(request, where, status, headers, length)
     elif status == 206:
         raise ProtocolError(f"{where} answers 206 without saying which range")
     else:
@@ -66,7 +67,9 @@ def judge(request: Request, status: int, headers: HeaderMap, *, now: float) -> A
     return answer
 
 
-def _ranged(request: Request, where: str, headers: HeaderMap, length: int | None) -> Answer:
+def _ranged(
+    request: Request, where: str, status: int, headers: HeaderMap, length: int | None
+) -> Answer:
     found = parse_content_range(headers["content-range"])
     if found is None:
         raise ProtocolError(f"{where} sends an unreadable Content-Range")
@@ -74,6 +77,10 @@ def _ranged(request: Request, where: str, headers: HeaderMap, length: int | None
     if request.size is not None and total is not None and total != request.size:
         raise ProtocolError(f"{where} has {total} bytes, the hub says {request.size}")
     wanted = Span(0, stop) if request.whole else request.span
+    if request.size is not None and stop > request.size:
+        raise ProtocolError(f"{where} sends bytes up to {stop}, the hub says {request.size}")
+    if status == 200 and not request.whole and (start, stop) != (wanted.start, wanted.stop):
+        raise ProtocolError(f"{where} answers 200 with another range than asked for")
     if start != wanted.start:
         raise ProtocolError(f"{where} sends bytes from {start}, asked for {wanted.start}")
     if length is not None and length != stop - start:
@@ -165,7 +172,9 @@ def http_date(text: str) -> float | None:
     if not text:
         return None
     try:
-        return parsedate_to_datetime(text).timestamp()
+        moment = parsedate_to_datetime(text)
+        # Without a zone ("-0000", the old asctime form) it is UTC, not the time of this machine.
+        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
 

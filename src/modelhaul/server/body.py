@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -81,6 +82,8 @@ async def send_file(
 ) -> web.StreamResponse:
     """Answer with the file or the range of it that was asked for.
 
+    Not by `web.FileResponse`: that sends a neighbouring `w.bin.gz` to clients that take gzip.
+
     Args:
         request: what was asked.
         file: what to send.
@@ -88,34 +91,27 @@ async def send_file(
         rate: bytes/s for this answer, None for no limit.
         log: where to count the bytes, None not to.
     """
-    span = parse_range(request.headers.get("Range"), file.size)
-    common = {"ETag": f'"{file.sha256}"', "Accept-Ranges": "bytes", **headers}
-    if rate is None and log is None:
-        # By the kernel, without a copy: sendfile. It makes an entity tag of its own.
-        common.pop("ETag")
-        return web.FileResponse(file.disk, headers=common)
-    whole = span or Span(0, file.size)
-    response = web.StreamResponse(status=200 if span is None else 206, headers=common)
+    asked = parse_range(request.headers.get("Range"), file.size)
+    span = asked or Span(0, file.size)
+    response = web.StreamResponse(status=200 if asked is None else 206, headers=headers)
+    response.headers.update({"ETag": f'"{file.sha256}"', "Accept-Ranges": "bytes"})
     response.content_type = "application/octet-stream"
-    response.content_length = whole.length
-    if span is not None:
+    response.content_length = span.length
+    if asked is not None:
         response.headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{file.size}"
-    sent = 0
+    sent = Sent()
     began = time.monotonic()
     try:
         await response.prepare(request)
-        if request.method != "HEAD":
-            throttle = None if rate is None else Throttle(rate, burst=0.05)
-            async with aiofiles.open(file.disk, "rb") as source:
-                await source.seek(whole.start)
-                while sent < whole.length:
-                    data = await source.read(min(_STEP, whole.length - sent))
-                    if not data:
-                        break
-                    await response.write(data)
-                    sent += len(data)
-                    if throttle is not None:
-                        await anyio.sleep(throttle.spend(len(data), time.monotonic()))
+        if request.method != "HEAD" and span.length:
+            if rate is None and log is None and _has_sendfile():
+                await _send_by_kernel(request, file.disk, span, sent)
+            else:
+                await _send_counted(response, file.disk, span, rate, sent)
+            if sent.count < span.length and request.transport is not None:
+                # The file has shrunk. Only a cut connection tells the client.
+                request.transport.abort()
+                return response
         await response.write_eof()
     except ConnectionResetError:
         pass  # the client has had enough: a shortened lease, a kill, a Ctrl-C
@@ -123,6 +119,49 @@ async def send_file(
         if log is not None:
             seconds = time.monotonic() - began
             log.write(
-                path=file.path, span=whole, status=response.status, sent=sent, seconds=seconds
+                path=file.path, span=span, status=response.status, sent=sent.count, seconds=seconds
             )
     return response
+
+
+@dataclass(slots=True)
+class Sent:
+    """How many bytes of a body were handed to the network."""
+
+    count: int = 0
+
+
+def _has_sendfile() -> bool:
+    """asyncio's own loop has it, uvloop has not."""
+    return isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
+
+
+async def _send_by_kernel(request: web.Request, disk: Path, span: Span, sent: Sent) -> None:
+    """`sendfile`: no byte passes through this program."""
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError
+    async with await anyio.open_file(disk, "rb", buffering=0) as file:
+        source = file.wrapped
+        sent.count = await asyncio.get_running_loop().sendfile(
+            transport, source, span.start, span.length
+        )
+
+
+async def _send_counted(
+    response: web.StreamResponse, disk: Path, span: Span, rate: float | None, sent: Sent
+) -> None:
+    """Piece by piece, so that what was sent is known when the client goes away."""
+    throttle = None if rate is None else Throttle(rate, burst=0.05)
+    # A slow answer is a trickle, not a burst and a pause that looks like a dead connection.
+    step = _STEP if rate is None else min(_STEP, max(4096, int(rate / 20)))
+    async with aiofiles.open(disk, "rb") as source:
+        await source.seek(span.start)
+        while sent.count < span.length:
+            data = await source.read(min(step, span.length - sent.count))
+            if not data:
+                return
+            await response.write(data)
+            sent.count += len(data)
+            if throttle is not None:
+                await anyio.sleep(throttle.spend(len(data), time.monotonic()))

@@ -84,9 +84,7 @@ def cdn_app(shelf: Shelf, options: ServeOptions) -> web.Application:
     async def blob(request: web.Request) -> web.StreamResponse:
         digest = request.match_info["sha256"]
         expires = request.query.get("Expires", "")
-        signed = hmac.compare_digest(
-            request.query.get("Signature", ""), _signature(options, digest, expires)
-        )
+        signed = _same(request.query.get("Signature", ""), _signature(options, digest, expires))
         if not signed or not expires.isdigit() or int(expires) < time.time():
             raise web.HTTPForbidden(text="signature expired or wrong")
         file = await shelf.by_digest(digest)
@@ -100,6 +98,13 @@ def cdn_app(shelf: Shelf, options: ServeOptions) -> web.Application:
 
 def _signature(options: ServeOptions, digest: str, expires: str) -> str:
     return hmac.new(options.secret, f"{digest} {expires}".encode(), hashlib.sha256).hexdigest()
+
+
+def _same(given: str, expected: str) -> bool:
+    """Compare a secret in constant time; what came over the wire may be any bytes."""
+    return hmac.compare_digest(
+        given.encode(errors="surrogateescape"), expected.encode(errors="surrogateescape")
+    )
 
 
 def signed_url(options: ServeOptions, file: ServedFile) -> str:
@@ -163,7 +168,7 @@ class _Hub:
             return
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
         given = bearer or request.cookies.get(_COOKIE, "")
-        if not hmac.compare_digest(given.encode(), expected.encode()):
+        if not _same(given, expected):
             raise web.HTTPNotFound
 
     async def _repository(self, request: web.Request) -> Shelved:
@@ -284,16 +289,20 @@ class _Hub:
         self, request: web.Request, revision: str | None, path: str
     ) -> web.StreamResponse:
         self._check_token(request)
-        found = await self._shelf.listed(
-            _kind(request),
-            request.match_info["owner"],
-            request.match_info["name"],
-            revision or DEFAULT_REVISION,
-        )
-        if found is None:
-            raise web.HTTPNotFound
-        file = found.files.get(path)
-        if file is None or not file.unchanged():
+        where = request.match_info
+        found, file = None, None
+        for anew in (False, True):
+            found = await self._shelf.listed(
+                _kind(request),
+                where["owner"],
+                where["name"],
+                revision or DEFAULT_REVISION,
+                anew=anew,
+            )
+            file = found.files.get(path) if found is not None else None
+            if file is not None and file.unchanged():
+                break
+        if found is None or file is None or not file.unchanged():
             raise web.HTTPNotFound
         headers = {
             "X-Linked-ETag": file.sha256,

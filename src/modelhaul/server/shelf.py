@@ -22,6 +22,7 @@ from modelhaul.store.index import Entry, Known, ProvenIndex
 from modelhaul.store.osfile import Stamp
 
 DEFAULT_REVISION = "master"
+_MOST_LISTED = 10_000
 _SKIPPED = frozenset({RESERVED_FOLDER, ".git"})
 
 
@@ -116,14 +117,14 @@ class Shelf:
         return None
 
     async def listed(
-        self, kind: Kind, owner: str, name: str, revision: str
+        self, kind: Kind, owner: str, name: str, revision: str, *, anew: bool = False
     ) -> ServedSnapshot | None:
-        """A revision as it was listed last; looked at now only if it never was.
+        """A revision as it was listed last; looked at now if it never was, or if `anew`.
 
         Serving a file must not cost a look at all the others.
         """
         known = self._listed.get((kind, owner, name, revision))
-        if known is not None:
+        if known is not None and not anew:
             return known
         shelved = await self.find(kind, owner, name)
         return None if shelved is None else await self.snapshot(shelved, revision)
@@ -131,6 +132,8 @@ class Shelf:
     def _remember(
         self, shelved: Shelved, found: ServedSnapshot, name: str | None = None
     ) -> ServedSnapshot:
+        if len(self._listed) > _MOST_LISTED:
+            self._listed.clear()  # of a folder that changes for months; it costs a look
         for revision in (found.commit, name):
             if revision is not None:
                 self._listed[shelved.kind, shelved.owner, shelved.name, revision] = found
@@ -158,14 +161,16 @@ class Shelf:
 
     def _hash(self, listing: list[tuple[str, Path, Stamp]]) -> dict[str, ServedFile]:
         files = {}
+        new = []
         for path, disk, stamp in listing:
             known = self._index.lookup(disk, stamp)
             if known is not None and known.sha256 is not None:
                 digest = known.sha256
             else:
                 digest, read = hash_file(disk, check=lambda _: self._threads.check_cancelled())
-                self._index.remember([Entry(disk, read, Known(digest, None, ours=False))])
+                new.append(Entry(disk, read, Known(digest, None, ours=False)))
             files[path] = ServedFile(path, disk, stamp, digest)
+        self._index.remember(new)
         return files
 
 
@@ -212,13 +217,37 @@ def _folders(parent: Path) -> Iterator[Path]:
 
 
 def _walk(folder: Path) -> list[tuple[str, Path, Stamp]]:
-    """Regular files below a folder, links followed: (path with `/`, place, stamp)."""
+    """Regular files below a folder, links followed: (path with `/`, place, stamp).
+
+    A link to a folder above itself is not gone round again; a name that is not Unicode cannot be
+    listed and is left out.
+    """
     found = []
     for at, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if name not in _SKIPPED)
+        inner = [name for name in sorted(folders) if name not in _SKIPPED]
+        folders[:] = [name for name in inner if not _goes_round(folder, Path(at, name))]
         for name in sorted(names):
             disk = Path(at, name)
-            if disk.is_file():
-                path = disk.relative_to(folder).as_posix()
+            path = disk.relative_to(folder).as_posix()
+            if _is_text(path) and disk.is_file():
                 found.append((path, disk, Stamp.of(disk.stat())))
     return found
+
+
+def _goes_round(top: Path, folder: Path) -> bool:
+    """Whether a link leads back to a folder that it is in, or nowhere."""
+    if not folder.is_symlink():
+        return False
+    try:
+        real = folder.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return True
+    return any(real == above.resolve() for above in folder.parents if above.is_relative_to(top))
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
