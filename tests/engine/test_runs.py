@@ -446,3 +446,77 @@ def test_a_validator_that_changes_half_way_ends_the_file(target: Path) -> None:
     assert result.error is not None
     assert "changed while it was being downloaded" in result.error.message
     assert not (target / "w").exists()
+
+
+def test_a_small_file_that_another_process_put_there_meanwhile_is_kept(target: Path) -> None:
+    """The same bytes under the final name by the time ours are ready: no error, no part left."""
+    data = payload(9000)
+    rig = Rig(target, FakeNetwork({f"{ORIGIN}/s": Served(data)}))
+    (target / "s").write_bytes(data)
+
+    (result,) = virtual(lambda: rig.bring(rig.order(remote("s", data))))
+
+    assert result.how == "kept"
+    assert rig.left() == []
+
+
+def test_a_large_file_that_another_process_finished_meanwhile_is_kept(target: Path) -> None:
+    """It appeared between the plan and the claim: looked at again, and not fetched."""
+    data = payload(MIB)
+    network = FakeNetwork({f"{ORIGIN}/w": Served(data)})
+    rig = Rig(target, network, present=lambda order: True)
+    (target / "w").write_bytes(data)
+
+    (result,) = virtual(lambda: rig.bring(rig.order(remote("w", data))))
+
+    assert result.how == "kept"
+    assert network.asked == []
+    assert rig.left() == []
+
+
+def test_a_file_larger_than_four_gigabytes_crosses_the_boundary(target: Path) -> None:
+    """Offsets beyond 2**32: a part of which only the end is missing, over the boundary."""
+    boundary, tail = 1 << 32, payload(MIB)
+    size = boundary + len(tail) // 2
+    start = size - len(tail)
+    file = RemoteFile("w", size, validator='"v1"')
+    state = target / ".modelhaul"
+    state.mkdir()
+    chunk = 8 * MIB
+    wanted = claim.Wanted(identity=str(file.identity), size=size, label="test", chunk=chunk)
+    mine = claim.claim(state, wanted, locks=True)
+    assert mine is not None
+    mine.journal.append([Have(Span(0, start), 0)])  # zeros, as far as it is sparse
+    mine.journal.synced(mine.journal.used)
+    mine.close()
+    network = FakeNetwork({f"{ORIGIN}/w": Tail(size, start, tail)})
+    rig = Rig(target, network, options=Options(chunk=chunk))
+
+    (result,) = virtual(lambda: rig.bring(rig.order(file)))
+
+    assert result.error is None
+    assert result.fetched == len(tail)
+    with (target / "w").open("rb") as published:
+        published.seek(start)
+        assert published.read() == tail
+    assert (target / "w").stat().st_size == size
+
+
+class Tail(Served):
+    """A file that is zeros up to `start`, without holding them in memory."""
+
+    def __init__(self, size: int, start: int, tail: bytes) -> None:
+        super().__init__(headers={"etag": '"v1"'})
+        self.data = _Sparse(size, start, tail)  # type: ignore[assignment]
+
+
+class _Sparse:
+    def __init__(self, size: int, start: int, tail: bytes) -> None:
+        self._size, self._start, self._tail = size, start, tail
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, where: slice) -> bytes:
+        assert where.start >= self._start
+        return self._tail[where.start - self._start : where.stop - self._start]

@@ -129,10 +129,13 @@ class FakeNetwork:
             return answer
         assert served is not None
         receiver.started(answer)
-        data = bytearray(served.data)
-        for position in fault.flip:
-            data[position] ^= 0xFF
-        await self._body(request, receiver, memoryview(data), span, served, fault)
+        data = served.data
+        if fault.flip:
+            wrong = bytearray(data)
+            for position in fault.flip:
+                wrong[position] ^= 0xFF
+            data = bytes(wrong)
+        await self._body(request, receiver, data, span, served, fault)
         return answer
 
     def _head(
@@ -161,7 +164,7 @@ class FakeNetwork:
         self,
         request: Request,
         receiver: Receiver,
-        data: memoryview,
+        data: bytes,
         span: Span,
         served: Served,
         fault: Fault,
@@ -176,7 +179,7 @@ class FakeNetwork:
                     step = min(step, limit - sent)
             if step > 0:
                 await anyio.sleep(step / rate)
-                piece = data[position : position + step]
+                piece = memoryview(data[position : position + step])
                 position += step
                 sent += step
                 self.sent += step

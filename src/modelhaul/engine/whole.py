@@ -7,7 +7,6 @@ durable at once: every part synced, only then every part renamed, then one sync 
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +17,22 @@ from modelhaul.engine.buffers import Block
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import LeaseReceiver, Order, Task
-from modelhaul.errors import HaulError, IntegrityError, ProtocolError, single_error
+from modelhaul.errors import (
+    HaulError,
+    IntegrityError,
+    Occupied,
+    ProtocolError,
+    StorageError,
+    single_error,
+)
 from modelhaul.events import FileProgress
 from modelhaul.net.transport import Answer
 from modelhaul.store import osfile
 from modelhaul.store.claim import part_name
+from modelhaul.store.hashing import hash_file
 from modelhaul.store.index import Entry, Known
 from modelhaul.store.osfile import Stamp, storage_errors
-from modelhaul.store.sink import PartFile, check_unchanged, open_private
+from modelhaul.store.sink import PartFile, open_private
 
 BATCH_FILES = 256
 BATCH_BYTES = 64 << 20
@@ -192,6 +199,7 @@ class Ready:
     digest: str
     size: int
     error: HaulError | None = None
+    kept: bool = False
 
 
 class Batch:
@@ -279,6 +287,8 @@ class Batch:
         for ready in batch:
             if ready.error is not None:
                 ready.file.fail(ready.error)
+            elif ready.kept:
+                ready.file.succeed("kept", size=ready.size, digest=ready.digest)
             elif ready in stamps:
                 last = ready.file.tally.last_byte
                 proof = None if last is None else anyio.current_time() - last
@@ -299,8 +309,13 @@ class Batch:
         for ready in batch:
             if ready.error is None:
                 try:
-                    stamps[ready] = _rename_one(ready)
-                    folders.setdefault(ready.file.order.placement.final.parent, []).append(ready)
+                    stamp = _rename_one(ready)
+                    if stamp is None:
+                        ready.kept = True
+                    else:
+                        stamps[ready] = stamp
+                        folder = ready.file.order.placement.final.parent
+                        folders.setdefault(folder, []).append(ready)
                 except HaulError as error:
                     ready.error = error
             if ready.error is not None:
@@ -321,13 +336,23 @@ class Batch:
         return stamps
 
 
-def _rename_one(ready: Ready) -> Stamp:
+def _rename_one(ready: Ready) -> Stamp | None:
+    """Rename a part; None if another process has put the same bytes there meanwhile."""
     placement = ready.file.order.placement
-    with storage_errors(f"publishing {placement.final}"):
-        check_unchanged(placement.final, placement.replaces)
-        ready.part.check_named()
-        os.replace(ready.part.path, placement.final)
-        return Stamp.of(placement.final.lstat())
+    try:
+        return ready.part.rename(placement.final, replaces=placement.replaces)
+    except Occupied:
+        if not _is_same(placement.final, ready):
+            raise
+        _discard(ready)
+        return None
+
+
+def _is_same(final: Path, ready: Ready) -> bool:
+    try:
+        return hash_file(final)[0] == ready.digest
+    except StorageError:
+        return False  # what stands there cannot be read: it is not ours to say what it is
 
 
 def _discard(ready: Ready) -> None:

@@ -137,16 +137,25 @@ class PartFile:
             StorageError: a sync or the rename failed, or the part has lost its name.
         """
         self.barrier()
+        stamp = self.rename(final, replaces=replaces)
+        with storage_errors(f"syncing {final.parent}"):
+            osfile.sync_folder(final.parent)
+        return stamp
+
+    def rename(self, final: Path, *, replaces: Stamp | None) -> Stamp:
+        """The middle of `publish()`, for those who sync many parts before and a folder after.
+
+        Raises:
+            Occupied, StorageError: as `publish()`.
+        """
         with storage_errors(f"publishing {final}"):
             check_unchanged(final, replaces)
             self.check_named()
             if sys.platform == "win32":
                 self.close()  # an open file cannot be renamed there
-                os.replace(self.path, final)
-                return Stamp.of(final.lstat())
             os.replace(self.path, final)
-            osfile.sync_folder(final.parent)
-            return Stamp.of(os.fstat(self._fd))
+            # Of what we wrote, not of whatever has the name by now.
+            return Stamp.of(os.fstat(self._fd) if self.open else final.lstat())
 
     def check_named(self) -> None:
         """Refuse if the part's name does not lead to what was written, or not only its name does.
