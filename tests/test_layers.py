@@ -37,8 +37,8 @@ FLOORS: list[set[str]] = [
 # What core may use of the standard library: nothing that waits, reads a clock, rolls dice or
 # touches the system.
 CORE_MAY = {
-    "__future__", "bisect", "collections", "dataclasses", "difflib", "enum", "fnmatch", "ipaddress", "re",
-    "struct", "typing", "unicodedata", "urllib", "zlib",
+    "__future__", "bisect", "collections", "dataclasses", "difflib", "enum", "fnmatch",
+    "ipaddress", "re", "struct", "typing", "unicodedata", "urllib", "zlib",
 }  # fmt: skip
 
 # Third-party packages, and where they may enter.

@@ -86,6 +86,8 @@ async def get(resources: Resources, wish: UrlWish, emit: Emitter) -> Report:
         # join; if it serves something else it is dropped before its first byte.
         joined = tuple(_source(address) for address in unheard)
         groups[0] = Group(first, groups[0].sources + joined)
+        for source in joined:
+            emit.note(f"{source} has not answered yet: it joins if it does")
         unheard = []
     return await _try_all(resources, wish, layout, groups, unheard, emit)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from zlib import crc32
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.core.journal import (
@@ -32,8 +32,7 @@ from modelhaul.core.journal import (
     slots_for,
 )
 from modelhaul.core.span import Span
-
-thorough = settings(derandomize=True, deadline=None, max_examples=300)
+from tests.core.properties import thorough
 
 SIZE = 40
 NONCE = bytes(range(NONCE_SIZE))

@@ -16,6 +16,7 @@ from modelhaul.errors import (
     IntegrityError,
     NotFound,
     ProtocolError,
+    ProxyRefused,
     QuotaError,
     RangeIgnored,
     StatusError,
@@ -28,7 +29,7 @@ from modelhaul.errors import (
 LATER = Judgement(strike=True, costs=True)
 FEWER = Judgement(strike=True, slower=True, costs=True)
 BROKEN = Judgement(fault=True)
-GONE = Judgement(drop=True)
+USELESS = Judgement(drop=True)
 EXPIRED = Judgement(expire=True, fault=True)
 
 
@@ -44,7 +45,8 @@ def answered(status: int, retry_after: float | None = None) -> StatusError:
         (ConnectionLost("cut"), LATER),
         (TimedOut("silent"), LATER),
         (ConnectFailed("refused"), FEWER),
-        (CertificateError("not trusted"), GONE),
+        (CertificateError("not trusted"), USELESS),
+        (ProxyRefused("407"), USELESS),
         (ProtocolError("another range"), BROKEN),
         (RangeIgnored("whole body", size=9, validator=None), Judgement(ignored=True)),
         (StorageError("input/output error"), Judgement(give_up=True)),
@@ -60,7 +62,10 @@ def answered(status: int, retry_after: float | None = None) -> StatusError:
         (answered(503), FEWER),
         (answered(503, 7.0), Judgement(pause=7.0, slower=True)),
         (answered(429, LONGEST_PAUSE), Judgement(pause=LONGEST_PAUSE, slower=True)),
-        (answered(429, LONGEST_PAUSE + 1), Judgement(drop=True, slower=True)),
+        (answered(429, 0.0), Judgement(pause=1.0, slower=True)),
+        (answered(503, 0.4), Judgement(pause=1.0, slower=True)),
+        (answered(429, LONGEST_PAUSE + 1), Judgement(drop=True, gone=True)),
+        (answered(503, 1e9), Judgement(drop=True, gone=True)),
     ],
     ids=str,
 )
@@ -76,6 +81,7 @@ def test_a_judgement_says_nothing_that_was_not_decided() -> None:
     assert Judgement() == Judgement(
         give_up=False,
         drop=False,
+        gone=False,
         strike=False,
         slower=False,
         pause=None,
@@ -89,7 +95,7 @@ def test_a_judgement_says_nothing_that_was_not_decided() -> None:
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 410, 451])
 def test_a_refusal_at_the_own_address_of_a_source_is_final(status: int) -> None:
     """Asking again will not help, another source may."""
-    assert judge(answered(status), signed=False) == GONE
+    assert judge(answered(status), signed=False) == USELESS
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 410, 451])
@@ -112,6 +118,30 @@ def test_every_status_has_a_consequence(signed: bool) -> None:
     ]
     assert endless == []
     assert not any(judgement.give_up for judgement in judgements.values())
+
+
+def test_only_a_long_pause_ends_an_origin_for_the_whole_run() -> None:
+    """Every other failure is about one file, one source or one moment."""
+    judgements = [
+        judge(answered(status, wait), signed=signed)
+        for status in range(100, 600)
+        for wait in (None, 0.0, LONGEST_PAUSE)
+        for signed in (False, True)
+    ]
+
+    assert not any(judgement.gone for judgement in judgements)
+    assert all(
+        judge(answered(status, LONGEST_PAUSE + 1), signed=True).gone for status in (429, 503)
+    )
+
+
+@pytest.mark.parametrize("wait", [0.0, 1e-9, 0.999])
+@pytest.mark.parametrize("status", [429, 503])
+def test_come_back_at_once_means_in_a_second(status: int, wait: float) -> None:
+    """A server that means it badly would be asked without end and without a wait."""
+    judgement = judge(answered(status, wait), signed=False)
+
+    assert judgement.pause == 1.0
 
 
 def test_only_a_server_that_asks_for_less_gets_fewer_connections() -> None:
@@ -167,7 +197,13 @@ def test_a_status_that_stands_for_nothing_else_stays_what_it_is(status: int) -> 
 
 
 @pytest.mark.parametrize(
-    "error", [ConnectFailed("refused"), ProtocolError("another range"), CertificateError("bad")]
+    "error",
+    [
+        ConnectFailed("refused"),
+        ProtocolError("another range"),
+        CertificateError("bad"),
+        ProxyRefused("407"),
+    ],
 )
 def test_an_error_that_is_no_status_stays_what_it_is(error: HaulError) -> None:
     """There is nothing to translate."""
@@ -181,6 +217,16 @@ def test_a_quota_says_when_to_come_back() -> None:
     assert isinstance(final, QuotaError)
     assert final.retry_at == 1_700_000_600.0
     assert "600 s" in final.message
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_quota_without_a_time_has_none(status: int) -> None:
+    """The server did not say when: neither does the error."""
+    final = final_error(answered(status), 1_700_000_000.0)
+
+    assert isinstance(final, QuotaError)
+    assert final.retry_at is None
+    assert final.message == f"https://hub answers {status}"
 
 
 def test_access_errors_are_not_worth_a_retry_and_quotas_are() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.core.names import RESERVED_FOLDER, collisions, fault
-
-thorough = settings(derandomize=True, deadline=None, max_examples=300)
+from tests.core.properties import thorough
 
 # 85 characters of 3 bytes are 255 bytes.
 WIDE = "漢"
@@ -125,6 +124,9 @@ def test_hostile_names_are_refused(path: str, reason: str, windows: bool) -> Non
         "COM0",
         "lpt¹",
         "lpt3.x",
+        "nul .txt",
+        "aux  .py",
+        "models/com1 .tar.gz",
         "conin$",
         "CONOUT$",
         "a.",
@@ -151,12 +153,19 @@ def test_names_that_only_windows_cannot_store(path: str) -> None:
         (".msc", True),
         (".MSC", True),
         (".mv", True),
+        (".msc/x", True),
+        (".MV/deep/x", True),
         ("sub/.msc", False),
+        ("sub/.msc/x", False),
         (".msc2", False),
+        (".msc2/x", False),
     ],
 )
 def test_files_of_the_layout_at_the_top_are_refused(path: str, refused: bool) -> None:
-    """The cache keeps its own books under these names, in any case, and only at the top."""
+    """The cache keeps its own books under these names, in any case, and only at the top.
+
+    A folder of such a name would stand where the book is to be.
+    """
     why = fault(path, reserved=(".msc", ".mv"))
 
     assert (why is not None) == refused

@@ -5,13 +5,12 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.core.origin import MAX_URL, Origin, origin_of, redirect_target, shown
 from modelhaul.errors import ProtocolError, UsageError
-
-thorough = settings(derandomize=True, deadline=None, max_examples=300)
+from tests.core.properties import thorough
 
 BASE = "https://hub.example/api/v1/file?Revision=master"
 
@@ -81,6 +80,8 @@ def test_these_are_somebody_else(other: str) -> None:
         "https://:443/",
         "https://hub.example:x/",
         "https://hub.example:70000/",
+        "https://hub.example:0/",
+        "http://[::1]:0/",
         "https://[::1/",
         "https://user@/",
     ],
@@ -148,14 +149,51 @@ def test_nothing_is_shown_of_a_url_that_cannot_be_read(address: str) -> None:
     assert shown(address) == "(unreadable URL)"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "alice:SECRET@hub.example/file",
+        "https:/alice:SECRET@hub.example/file",
+        "https://alice:a/SECRET@hub.example/file",
+        "https:alice:SECRET@hub.example",
+    ],
+)
+def test_a_mistyped_url_shows_no_password(url: str) -> None:
+    """A forgotten scheme or slash, or one in the password, puts user and password into the path."""
+    assert shown(url) == "(unreadable URL)"
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("https://hub.example/~me@home/x", "https://hub.example/~me@home/x"),
+        ("https://hub.example:8443/a@b:c", "https://hub.example:8443/a@b:c"),
+        ("hub.example/x", "hub.example/x"),
+    ],
+)
+def test_an_at_sign_behind_the_host_hides_nothing(url: str, text: str) -> None:
+    """It is a part of many names."""
+    assert shown(url) == text
+
+
 def test_a_long_url_is_cut() -> None:
     """A log line stays a line."""
     assert len(shown("https://hub.example/" + 10_000 * "x")) == 500
 
 
-@pytest.mark.parametrize("url", ["ftp://u:SECRET@hub.example/?SECRET", "https:///?SECRET"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://u:SECRET@hub.example/?SECRET",
+        "https:///?SECRET",
+        "https://alice:SECRET@hub\u2100.example/",
+        "https://alice:SECRET/x@hub.example/",
+        "https://alice:SECRET@hub.example:0/",
+        "alice:SECRET@hub.example/",
+    ],
+)
 def test_the_error_about_a_url_does_not_repeat_its_secrets(url: str) -> None:
-    """Messages are shown to people and written to logs."""
+    """Messages are shown to people and logged; what `urlsplit` says may quote a password."""
     with pytest.raises(UsageError) as caught:
         origin_of(url)
 
@@ -189,10 +227,12 @@ def test_a_location_is_absolute_or_relative_to_the_url(location: str, target: st
         ("https://cdn.example/a%20b?s=%2F%2f", "https://cdn.example/a%20b?s=%2F%2f"),
         ("https://cdn.example/é?s=a+b/c==", "https://cdn.example/%C3%A9?s=a+b/c=="),
         ("https://cdn.example/a?s=100%", "https://cdn.example/a?s=100%"),
+        ("https://cdn.example/caf\udce9", "https://cdn.example/caf%E9"),
+        ("/caf\udce9", "https://hub.example/caf%E9"),
     ],
 )
 def test_what_is_not_ascii_is_quoted_and_nothing_twice(location: str, target: str) -> None:
-    """Servers send raw UTF-8 and blanks; what is quoted already stays byte by byte."""
+    """Servers send raw UTF-8, Latin-1 and blanks; what is quoted already stays byte by byte."""
     assert redirect_target(BASE, location) == target
 
 
@@ -202,6 +242,20 @@ queries = st.lists(
     min_size=1,
     max_size=30,
 ).map("".join)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "https://cdn.example/d;?sig=1",
+        "https://cdn.example/d?",
+        "https://cdn.example/d;",
+        "https://cdn.example/a/./b/../c//d",
+    ],
+)
+def test_an_absolute_address_is_kept_as_it_is(location: str) -> None:
+    """Joining URLs would drop an empty query and empty parameters, and tidy up the path."""
+    assert redirect_target(BASE, location) == location
 
 
 @thorough
@@ -217,12 +271,18 @@ def test_a_signature_is_kept_to_the_last_byte(query: str, base: str) -> None:
     "location",
     [
         "",
+        "   ",
         "https://cdn.example/" + MAX_URL * "x",
         "ftp://cdn.example/blob",
         "file:///etc/passwd",
         "javascript:alert(1)",
         "data:text/plain,x",
         "https://cdn.example:x/blob",
+        "https://cdn.example:0/blob",
+        "https://[::1/blob",
+        "https://[SECRET/",
+        "//[",
+        "http://[bad",
     ],
 )
 def test_a_location_that_cannot_be_followed_is_a_broken_promise(location: str) -> None:
@@ -231,6 +291,53 @@ def test_a_location_that_cannot_be_followed_is_a_broken_promise(location: str) -
         redirect_target(BASE, location)
 
     assert "https://hub.example/api/v1/file" in caught.value.message
+    assert "SECRET" not in caught.value.message
+
+
+LOCAL = [
+    "localhost",
+    "LocalHost",
+    "hub.localhost",
+    "127.0.0.1",
+    "127.255.0.9",
+    "0.0.0.0",
+    "169.254.169.254",
+    "[::1]",
+    "[::]",
+    "[fe80::1]",
+]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("host", LOCAL)
+def test_nobody_outside_redirects_to_this_machine(host: str, scheme: str) -> None:
+    """What listens on loopback, or at a cloud's metadata address, trusts whoever asks."""
+    base = f"{scheme}://hub.example/api?sig=SECRET"
+
+    with pytest.raises(ProtocolError, match="an address of this machine") as caught:
+        redirect_target(base, f"{scheme}://{host}:8000/x?SECRET")
+
+    assert "SECRET" not in caught.value.message
+
+
+@pytest.mark.parametrize("before", LOCAL)
+@pytest.mark.parametrize("after", ["127.0.0.1:9000", "[::1]", "localhost", "cdn.example"])
+def test_a_server_of_this_machine_redirects_anywhere(before: str, after: str) -> None:
+    """A hub of one's own and its store."""
+    location = f"http://{after}/x"
+
+    assert redirect_target(f"http://{before}:8000/api", location) == location
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["10.0.0.1", "192.168.1.9", "172.16.0.1", "[fd00::1]", "localhost.example", "8.8.8.8", "host"],
+)
+def test_redirects_inside_a_network_are_followed(host: str) -> None:
+    """A site's own hub and store have private addresses, or names without a dot."""
+    location = f"https://{host}/x"
+
+    assert redirect_target(BASE, location) == location
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
+from statistics import median
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from modelhaul.core.pace import FORGIVE, START, Pace, Sample, Throttle
-
-thorough = settings(derandomize=True, deadline=None, max_examples=300)
+from modelhaul.core.pace import FORGIVE, FORGIVE_MOST, START, Pace, Sample, Throttle
+from tests.core.properties import thorough
 
 MB = 1_000_000
 STEP = 0.01
@@ -191,6 +191,42 @@ def test_a_line_with_slow_connections_is_used_within_five_seconds(request_size: 
     assert simulation.rate(4.0, 5.0) >= 0.9 * 400 * MB
 
 
+@pytest.mark.parametrize("request_size", [16 * MB, 64 * MB, 256 * MB])
+def test_a_line_with_slow_connections_stays_in_use(request_size: float) -> None:
+    """What was reached in five seconds is kept for minutes, however long a request takes."""
+    simulation = Simulation(Line(400 * MB, each=12 * MB, request=request_size))
+
+    simulation.run(120.0)
+
+    worst = min(simulation.rate(at, at + 10.0) for at in range(10, 110, 10))
+    assert worst >= 0.8 * 400 * MB
+
+
+def test_a_line_whose_capacity_halves_stays_in_use() -> None:
+    """The rest of it is used as well as the whole was."""
+    simulation = Simulation(Line(100 * MB, each=5 * MB))
+    simulation.run(20.0)
+
+    simulation.line.rate = 50 * MB
+    simulation.run(60.0)
+
+    worst = min(simulation.rate(at, at + 10.0) for at in range(20, 80, 10))
+    assert worst >= 0.9 * 50 * MB
+
+
+@pytest.mark.parametrize("rate", [10 * MB, 100 * MB, 1000 * MB])
+@pytest.mark.parametrize("request_size", [64 * MB, 256 * MB])
+def test_a_fat_pipe_settles_at_eight_or_below(rate: float, request_size: float) -> None:
+    """One connection fills it: more are a burden for everybody."""
+    simulation = Simulation(Line(rate, request=request_size))
+
+    simulation.run(30.0)
+
+    settled = simulation.targets(10.0, 30.0)
+    assert median(settled) <= 8
+    assert max(settled) <= 10
+
+
 def test_small_files_get_as_many_connections_as_allowed() -> None:
     """Ten thousand files of 10 kB are round trips: eight connections would take a minute."""
     simulation = Simulation(Line(400 * MB, each=100 * MB, request=10_000))
@@ -210,6 +246,18 @@ def test_a_server_is_not_asked_for_more_than_it_takes_again_and_again(welcome: i
 
     assert 1 <= simulation.refusals <= 4
     assert max(simulation.targets(5.0, 60.0)) <= welcome + 1
+
+
+def test_a_server_that_refuses_above_eight_gets_six_to_eight() -> None:
+    """Not fewer: it likes eight."""
+    simulation = Simulation(Line(400 * MB, each=12 * MB, welcome=8))
+
+    simulation.run(120.0)
+
+    settled = simulation.targets(20.0, 120.0)
+    assert 6 <= median(settled) <= 8
+    assert min(settled) >= 5
+    assert simulation.refusals <= 8
 
 
 # -- steps -----------------------------------------------------------------------------------------
@@ -240,6 +288,16 @@ def test_doubling_that_does_not_pay_is_undone() -> None:
     assert max(targets) == 16
     assert targets[-1] == 8
     assert targets.count(16) <= 4
+
+
+def test_doubling_without_any_answered_request_is_judged_by_bytes() -> None:
+    """Long leases answer no request for seconds: no requests are not as many requests."""
+    feed = Feed(Pace(cap=64))
+
+    targets = feed.run(5.0, flat, lambda active: 0.0)
+
+    assert max(targets) <= 16
+    assert targets[-1] <= 8
 
 
 def test_a_step_that_pays_in_requests_only_is_kept() -> None:
@@ -337,11 +395,22 @@ def test_a_refusal_takes_a_third_of_the_connections() -> None:
     assert sparse.target == 7
 
 
-def test_a_host_that_refuses_the_only_connection_keeps_one() -> None:
-    """There has to be one to learn from."""
+def test_a_refusal_while_no_other_connection_works_changes_nothing() -> None:
+    """It says nothing about how many are welcome: how often to ask is another matter."""
+    refused, spared = Feed(Pace(cap=64)), Feed(Pace(cap=64))
+
+    for late in range(5):
+        refused.pace.refused(late / 100, 0)
+
+    assert refused.pace.target == spared.pace.target == START
+    assert refused.run(10.0, growing) == spared.run(10.0, growing)
+
+
+def test_a_host_that_refuses_beside_a_single_connection_keeps_it() -> None:
+    """There has to be one to learn from, and one is what it took."""
     pace = Pace(cap=64)
 
-    pace.refused(1.0, 0)
+    pace.refused(1.0, 1)
 
     assert pace.target == 1
 
@@ -366,24 +435,53 @@ def test_a_refusal_after_the_wave_counts_again() -> None:
     assert pace.target == 19
 
 
-def test_what_was_refused_is_not_tried_again_soon() -> None:
-    """The level below it is the ceiling for a while, however well it pays."""
-    feed = Feed(Pace(cap=64, start=16))
-    feed.pace.refused(0.0, 16)
+def refused_last_at_sixteen(refusals: int) -> Feed:
+    """So many refusals, the last of them just now while sixteen connections worked."""
+    feed = Feed(Pace(cap=64, start=64))
+    for _ in range(refusals - 1):
+        feed.pace.refused(feed.now, 63)
+        feed.pace.target = 64
+        feed.now += 2.0
+    feed.pace.refused(feed.now, 16)
+    return feed
 
-    targets = feed.run(FORGIVE - 1, growing)
 
-    assert max(targets) == 15
+@pytest.mark.parametrize(
+    ("refusals", "seconds"),
+    [
+        (1, FORGIVE),
+        (2, 2 * FORGIVE),
+        (3, 4 * FORGIVE),
+        (4, 8 * FORGIVE),
+        (5, FORGIVE_MOST),
+        (9, FORGIVE_MOST),
+    ],
+)
+def test_what_was_refused_is_not_tried_again_soon(refusals: int, seconds: float) -> None:
+    """What worked is the ceiling for a while, however well more would pay.
+
+    Each refusal doubles that while, up to a minute.
+    """
+    feed = refused_last_at_sixteen(refusals)
+
+    before = feed.run(seconds - 0.2, growing)
+    after = feed.run(seconds, growing)
+    later = feed.run(seconds, growing)
+
+    assert max(before) <= 16
+    assert max(after) <= 24
+    assert 16 < max(later) <= 36
 
 
-def test_a_refusal_is_forgiven_after_a_while() -> None:
-    """Servers get less busy."""
-    feed = Feed(Pace(cap=64, start=16))
-    feed.pace.refused(0.0, 16)
+def test_a_refusal_is_forgiven_by_half_at_a_time() -> None:
+    """Servers get less busy: the ceiling rises in steps, faster each time if nothing happens."""
+    feed = refused_last_at_sixteen(4)
 
-    targets = feed.run(6 * FORGIVE, growing)
+    highest = [max(feed.run(8 * FORGIVE - 0.1, growing)) for _ in range(5)]
 
-    assert max(targets) > 16
+    assert all(high <= most for high, most in zip(highest, [16, 24, 36, 54, 64], strict=True))
+    assert all(one < other for one, other in pairwise(highest))
+    assert highest[-1] == 64
 
 
 # -- always ----------------------------------------------------------------------------------------

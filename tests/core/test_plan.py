@@ -5,13 +5,12 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.core.plan import Action, FilePlan, Found, Plan, Presence, decide, share
 from modelhaul.core.repo import RemoteFile
-
-thorough = settings(derandomize=True, deadline=None, max_examples=300)
+from tests.core.properties import thorough
 
 SIZE = 100
 FILE = RemoteFile("model.safetensors", SIZE, sha256=64 * "a")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.core.origin import origin_of
@@ -17,8 +17,7 @@ from modelhaul.core.repo import (
     sha256_or_none,
 )
 from modelhaul.errors import UsageError
-
-thorough = settings(derandomize=True, deadline=None, max_examples=300)
+from tests.core.properties import thorough
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -79,7 +78,17 @@ def test_anything_else_is_not_a_reference(text: str) -> None:
     assert caught.value.hint is not None
 
 
-REVISIONS = ["master", "main", "v1.0.0", "refs/pr/1", "feature/x-1", "a" * 255, 40 * "a", "ветка"]
+REVISIONS = [
+    "master",
+    "main",
+    "v1.0.0",
+    "refs/pr/1",
+    "feature/x-1",
+    "a" * 255,
+    85 * "漢",
+    40 * "a",
+    "ветка",
+]
 NOT_REVISIONS = [
     "",
     ".",
@@ -106,6 +115,9 @@ NOT_REVISIONS = [
     "a\x1b",
     "\ud800",
     "a" * 256,
+    128 * "é",
+    255 * "é",
+    86 * "漢",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.core.retry import (
@@ -16,8 +16,8 @@ from modelhaul.core.retry import (
     backoff,
     verdict,
 )
+from tests.core.properties import thorough
 
-thorough = settings(derandomize=True, deadline=None, max_examples=300)
 chances = st.floats(0, 1, exclude_max=True)
 EXPECTED = {
     Verdict.BODY: {200, 206},
@@ -188,6 +188,16 @@ def test_a_wave_of_failures_counts_once() -> None:
     assert health.strikes == 1
     assert health.delay(100.0) == wait
     assert health.reason == "the first"
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.001, 0.05])
+def test_a_wave_of_failures_counts_once_whatever_the_chance(chance: float) -> None:
+    """A short wait does not make two failures of two requests in flight together."""
+    health = Health()
+
+    counted = [health.bad(now, chance=chance, reason="reset") for now in (0.0, 0.01, 0.02, 0.05)]
+
+    assert counted == [True, False, False, False]
 
 
 def test_a_failure_after_the_wait_counts_again() -> None:

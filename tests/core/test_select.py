@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.core.repo import RemoteFile
 from modelhaul.core.select import matcher, select
 from modelhaul.errors import NothingMatched
-
-thorough = settings(derandomize=True, deadline=None, max_examples=300)
+from tests.core.properties import thorough
 
 LISTING = [
     RemoteFile(path, 1)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from modelhaul.core.span import Span, SpanSet, chunk_stop
+from tests.core.properties import thorough
 
 END = 48
-thorough = settings(derandomize=True, deadline=None, max_examples=300)
 
 
 def bytes_of(span: Span) -> set[int]:
@@ -101,9 +101,7 @@ class SpanSetMachine(RuleBasedStateMachine):
 
 
 TestSpanSet = SpanSetMachine.TestCase
-TestSpanSet.settings = settings(
-    derandomize=True, deadline=None, max_examples=100, stateful_step_count=30
-)
+TestSpanSet.settings = settings(thorough, max_examples=100, stateful_step_count=30)
 
 
 @thorough

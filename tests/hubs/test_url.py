@@ -420,8 +420,23 @@ def test_a_redirect_loop_ends(get: Callable[..., Got]) -> None:
     assert len(network.asked) == 11
 
 
-def test_a_dead_mirror_is_dropped_with_a_note(get: Callable[..., Got]) -> None:
+def test_a_mirror_that_says_no_is_dropped_with_a_note(get: Callable[..., Got]) -> None:
     """One that cannot be read is said so, and the others serve."""
+    network = FakeNetwork(
+        {url: Served(DATA, headers=TAG) for url in ("https://a.test/w", "https://b.test/w")},
+        when("a", status=404),
+    )
+
+    got = get(network, "https://a.test/w", "https://b.test/w")
+
+    assert got.content == DATA
+    assert got.report is not None
+    assert got.report.notes == ("not used: https://a.test/w answers 404",)
+    assert got.report.files[0].sources == ("https://b.test",)
+
+
+def test_a_dead_mirror_holds_nobody_up(get: Callable[..., Got]) -> None:
+    """One that cannot be reached is said so after a second, and the others serve."""
     network = FakeNetwork(
         {url: Served(DATA, headers=TAG) for url in ("https://a.test/w", "https://b.test/w")},
         when("a", error=ConnectFailed("no connection to https://a.test/w")),
@@ -431,7 +446,7 @@ def test_a_dead_mirror_is_dropped_with_a_note(get: Callable[..., Got]) -> None:
 
     assert got.content == DATA
     assert got.report is not None
-    assert got.report.notes == ("not used: no connection to https://a.test/w",)
+    assert got.report.notes == ("https://a.test has not answered yet: it joins if it does",)
     assert got.report.files[0].sources == ("https://b.test",)
 
 
@@ -445,7 +460,7 @@ def test_a_dead_mirror_is_dropped_with_a_note(get: Callable[..., Got]) -> None:
         pytest.param(
             {"status": 429, "headers": {"retry-after": "4000"}}, QuotaError, 1, id="quota"
         ),
-        pytest.param({"status": 503}, ProtocolError, 5, id="overloaded"),
+        pytest.param({"status": 503}, QuotaError, 5, id="overloaded"),
         pytest.param({"error": TransportError("lost")}, TransportError, 5, id="lost"),
         pytest.param({"status": 206}, ProtocolError, 1, id="nonsense"),
     ],

@@ -15,13 +15,13 @@ from tests.store.helpers import STRACE
 
 @pytest.fixture
 def mount() -> Iterator[Callable[..., None]]:
-    """Mounts file systems until the test ends: `mount("tmpfs", folder, "size=64k")`."""
+    """Mounts file systems until the test ends: `mount("tmpfs", folder, options="size=64k")`."""
     if os.geteuid() != 0:
         pytest.skip("mounting a file system needs root")
     mounted: list[Path] = []
 
-    def act(kind: str, point: Path, options: str = "rw") -> None:
-        command = ["mount", "-t", kind, "-o", options, kind, str(point)]
+    def act(kind: str, point: Path, *, options: str = "rw", device: Path | None = None) -> None:
+        command = ["mount", "-t", kind, "-o", options, str(device or kind), str(point)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             pytest.skip(f"this root may not mount: {done.stderr.strip()}")
@@ -40,7 +40,7 @@ def tiny_disk(tmp_path: Path, mount: Callable[..., None]) -> Callable[..., Path]
     def make(*, kib: int = 256, read_only: bool = False) -> Path:
         point = tmp_path / f"disk{next(numbers)}"
         point.mkdir()
-        mount("tmpfs", point, f"size={kib}k" + (",ro" if read_only else ""))
+        mount("tmpfs", point, options=f"size={kib}k" + (",ro" if read_only else ""))
         return point
 
     return make

@@ -21,14 +21,17 @@ from modelhaul.core.span import Span, SpanSet
 from modelhaul.errors import DiskFull, StorageError
 from modelhaul.store.claim import (
     ORPHAN_SECONDS,
+    Claim,
     Wanted,
     claim,
     part_name,
+    published_inode,
     read_runs,
     recorded,
     stored,
     unfinished,
 )
+from modelhaul.store.marker import Marker
 from modelhaul.store.sink import open_private
 from tests.store.helpers import (
     CHUNK,
@@ -48,6 +51,7 @@ from tests.store.helpers import (
 )
 
 OTHER = dataclasses.replace(WANTED, identity="sha256:" + "0" * 64)
+TAGGED = dataclasses.replace(WANTED, identity='validator:"v1"')
 
 WORKER = """
 from tests.store.helpers import claimed, put, vouch
@@ -56,6 +60,13 @@ put(mine, 0, 500)
 vouch(mine)
 put(mine, 500, 600)
 pause()
+"""
+
+STEPS = "ftruncate,fallocate,pwrite64,fdatasync,fsync,rename,renameat,renameat2,unlink,unlinkat"
+
+CLAIM = """
+from tests.store.helpers import claimed
+claimed(Path(sys.argv[1]))
 """
 
 
@@ -86,11 +97,38 @@ def unfinished_work(folder: Path, *, vouched: int = 5, claims: int = 2, token: s
     mine.close()
 
 
+def right(mine: Claim) -> bool:
+    """Whether every byte that counts has the right value in the part."""
+    content = mine.part.path.read_bytes()
+    return all(
+        content[span.start : span.stop] == DATA[span.start : span.stop] for span in mine.have
+    )
+
+
 def counted(folder: Path, *, locks: bool = True, token: str = "") -> SpanSet:
     """What the next run finds."""
     mine = claimed(folder, locks=locks, token=token)
     mine.close()
     return mine.have
+
+
+def kill_at_each_step(
+    code: str, tmp_path: Path, prepare: Callable[[Path], None], *, calls: str
+) -> list[Path]:
+    """Run code on prepared folders, with SIGKILL at each of its system calls in turn.
+
+    Returns:
+        One folder for each call, as the kill left it.
+    """
+    prepare(tmp_path / "whole")
+    points = trace(code, tmp_path / "whole", calls=calls).points
+    folders = [tmp_path / f"kill{number}" for number in range(len(points))]
+    for folder in folders:
+        prepare(folder)
+    with ThreadPoolExecutor(2) as pool:
+        killed = pool.map(lambda *at: trace(code, at[0], calls=calls, kill=at[1]), folders, points)
+        assert {one.exit_code for one in killed} == {-9}
+    return folders
 
 
 # -- a fresh claim -------------------------------------------------------------------------------
@@ -102,7 +140,7 @@ def test_a_fresh_claim_has_a_part_and_a_journal_and_no_byte(tmp_path: Path) -> N
 
     assert names(tmp_path) == sorted([f"{STEM}.journal", f"{STEM}.part"])
     assert (mine.part.size, mine.part.path.stat().st_blocks) == (SIZE, 0)
-    assert mine.have == SpanSet()
+    assert (mine.have, mine.unsynced) == (SpanSet(), SpanSet())
     assert (mine.runs, mine.notes) == ([], [])
     assert mine.journal.header.label == WANTED.label
     assert mine.journal.header.inode == mine.part.inode
@@ -114,12 +152,8 @@ def test_part_and_journal_are_durable_before_the_first_byte(
 ) -> None:
     """Step 0: both synced, then their folder, before anything is recorded."""
     (tmp_path / "x").mkdir()
-    code = """
-    from tests.store.helpers import STEM, claimed
-    claimed(Path(sys.argv[1]))
-    """
 
-    traced = trace(code, tmp_path / "x", calls="ftruncate,fallocate,pwrite64,fdatasync,fsync")
+    traced = trace(CLAIM, tmp_path / "x", calls="ftruncate,fallocate,pwrite64,fdatasync,fsync")
 
     assert traced.steps == [
         *(f"ftruncate {STEM}.part", f"fdatasync {STEM}.part"),
@@ -195,21 +229,54 @@ def test_a_full_disk_ends_in_an_error_with_the_journal_intact(
     again.close()
 
 
-def test_a_linked_part_or_journal_is_refused(tmp_path: Path) -> None:
+def test_a_linked_journal_is_refused(tmp_path: Path) -> None:
     """A planted link is never written through, and the claim works once it is gone."""
     (tmp_path / "victim").write_bytes(b"precious")
+    journal(tmp_path).symlink_to("victim")
     before = descriptors()
 
-    for path in (part(tmp_path), journal(tmp_path)):
-        path.unlink(missing_ok=True)
-        path.symlink_to("victim")
-        with pytest.raises(StorageError):
-            claim(tmp_path, WANTED, locks=True)
-        path.unlink()
+    with pytest.raises(StorageError):
+        claim(tmp_path, WANTED, locks=True)
 
     assert descriptors() == before
     assert (tmp_path / "victim").read_bytes() == b"precious"
+    journal(tmp_path).unlink()
     assert counted(tmp_path) == SpanSet()
+
+
+def test_a_link_in_place_of_a_part_is_never_written_through(tmp_path: Path) -> None:
+    """It gives way to a new part, and is refused where a journal speaks of one; nothing leaks."""
+    (tmp_path / "victim").write_bytes(b"precious")
+    part(tmp_path).symlink_to("victim")
+    before = descriptors()
+
+    fresh = counted(tmp_path)
+    made = part(tmp_path).read_bytes()
+    part(tmp_path).unlink()
+    part(tmp_path).symlink_to("victim")
+    with pytest.raises(StorageError):
+        claim(tmp_path, WANTED, locks=True)
+
+    assert (fresh, made) == (SpanSet(), bytes(SIZE))
+    assert descriptors() == before
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert part(tmp_path).is_symlink()
+
+
+def test_a_part_with_a_second_name_is_left_to_it(tmp_path: Path) -> None:
+    """A backup linked it (`cp -al`): we begin anew and write nothing into the backup."""
+    unfinished_work(tmp_path)
+    content = part(tmp_path).read_bytes()
+    os.link(part(tmp_path), tmp_path / "backup")
+
+    mine = claimed(tmp_path)
+    put(mine, 900, 1000)
+    mine.close()
+
+    assert mine.have == SpanSet()
+    assert (tmp_path / "backup").read_bytes() == content
+    assert part(tmp_path).read_bytes() == bytes(900) + DATA[900:]
+    assert counted(tmp_path) == spans((900, 1000))
 
 
 # -- resuming ------------------------------------------------------------------------------------
@@ -371,6 +438,94 @@ def test_a_part_that_grew_is_checked_and_cut(tmp_path: Path) -> None:
     assert part(tmp_path).stat().st_size == SIZE
 
 
+def test_untrusted_bytes_are_voided_before_the_length_is_put_right(
+    tmp_path: Path, needs_strace: None
+) -> None:
+    """Durably: a kill in between leaves another length, so that all is checked again."""
+    (tmp_path / "x").mkdir()
+    unfinished_work(tmp_path / "x", vouched=10, claims=0)
+    os.truncate(part(tmp_path / "x"), 500)
+
+    traced = trace(CLAIM, tmp_path / "x", calls="ftruncate,pwrite64,fdatasync")
+
+    assert traced.steps == [
+        *(f"pwrite64 {STEM}.journal", f"fdatasync {STEM}.journal"),
+        f"ftruncate {STEM}.part",
+    ]
+
+
+def test_a_kill_while_a_cut_part_is_mended_gives_no_zeros(
+    tmp_path: Path, needs_strace: None
+) -> None:
+    """At each system call of mending in turn: what counts afterwards has the right bytes."""
+
+    def cut(folder: Path) -> None:
+        folder.mkdir()
+        unfinished_work(folder, vouched=10, claims=0)
+        os.truncate(part(folder), 500)
+
+    folders = kill_at_each_step(CLAIM, tmp_path, cut, calls="ftruncate,pwrite64,fdatasync")
+
+    assert len(folders) == 3
+    for folder in folders:
+        mine = claimed(folder)
+        mine.close()
+        assert mine.have == spans((0, 500))
+        assert right(mine)
+
+
+def test_untrusted_bytes_without_a_whole_run_are_voided_too(tmp_path: Path) -> None:
+    """What is left of a run that was voided in part has no CRC to be checked by."""
+    mine = claimed(tmp_path)
+    put(mine, 0, SIZE)
+    vouch(mine)
+    mine.journal.void([Span(0, 100)])
+    mine.close()
+    os.truncate(part(tmp_path), 500)
+
+    first = counted(tmp_path)
+    again = claimed(tmp_path)
+    again.close()
+
+    assert (first, again.have) == (SpanSet(), SpanSet())
+    assert right(again)
+
+
+def test_the_old_journal_is_emptied_before_a_new_part_is_made(
+    tmp_path: Path, needs_strace: None
+) -> None:
+    """A file system may give the new part the old one's inode: old records must not meet it."""
+    (tmp_path / "x").mkdir()
+    unfinished_work(tmp_path / "x")
+    part(tmp_path / "x").unlink()
+
+    traced = trace(CLAIM, tmp_path / "x", calls="unlink,ftruncate,fdatasync")
+
+    assert traced.steps[:5] == [
+        *(f"ftruncate {STEM}.journal", f"fdatasync {STEM}.journal"),
+        *(f"unlink {STEM}.part", f"ftruncate {STEM}.part", f"fdatasync {STEM}.part"),
+    ]
+
+
+def test_a_kill_while_a_void_journal_is_begun_anew_gives_no_zeros(
+    tmp_path: Path, needs_strace: None
+) -> None:
+    """At each system call of it in turn; ext4 does reuse the inode number of the lost part."""
+
+    def lose_the_part(folder: Path) -> None:
+        folder.mkdir()
+        unfinished_work(folder, vouched=10, claims=0)
+        part(folder).unlink()
+
+    folders = kill_at_each_step(CLAIM, tmp_path, lose_the_part, calls=STEPS)
+
+    assert len(folders) == 10
+    for folder in folders:
+        mine = claimed(folder)
+        mine.close()
+        assert (mine.have, mine.notes) == (SpanSet(), [])
+
+
 def test_a_journal_without_its_part_is_void(tmp_path: Path) -> None:
     """The file was published and the removal of the journal was lost: nothing is there."""
     unfinished_work(tmp_path)
@@ -399,6 +554,88 @@ def test_length_is_no_progress(tmp_path: Path) -> None:
 
     assert part(tmp_path).stat().st_size == SIZE
     assert counted(tmp_path) == SpanSet()
+
+
+# -- what no barrier has vouched for --------------------------------------------------------------
+
+
+def test_what_was_vouched_for_needs_no_barrier(tmp_path: Path) -> None:
+    """Durable bytes count and are not synced again."""
+    unfinished_work(tmp_path, vouched=5, claims=0)
+
+    mine = claimed(tmp_path)
+    mine.close()
+
+    assert (mine.have, mine.unsynced) == (spans((0, 500)), SpanSet())
+
+
+def test_runs_that_were_only_checked_wait_for_a_barrier(tmp_path: Path) -> None:
+    """Right in memory may be lost on the disk: they count, and the next barrier is for them."""
+    unfinished_work(tmp_path, vouched=2, claims=4)
+    damage(part(tmp_path), 350)
+
+    mine = claimed(tmp_path)
+    mine.close()
+
+    assert mine.have == spans((0, 300), (400, 600))
+    assert mine.unsynced == spans((200, 300), (400, 600))
+
+
+def test_a_barrier_settles_what_was_unsynced(tmp_path: Path) -> None:
+    """Once it is vouched for it is trusted without reading it."""
+    unfinished_work(tmp_path, vouched=2, claims=4)
+    mine = claimed(tmp_path)
+    vouch(mine)
+    mine.close()
+    damage(part(tmp_path), 350)
+
+    again = claimed(tmp_path)
+    again.close()
+
+    assert mine.unsynced == spans((200, 600))
+    assert (again.have, again.unsynced) == (spans((0, 600)), SpanSet())
+
+
+def test_all_of_a_copied_part_is_unsynced(tmp_path: Path) -> None:
+    """What was vouched for was another file: nobody knows whether the copy is on the disk."""
+    (tmp_path / "old").mkdir()
+    unfinished_work(tmp_path / "old", vouched=5, claims=2)
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+
+    mine = claimed(tmp_path / "new")
+    mine.close()
+
+    assert mine.have == mine.unsynced == spans((0, 700))
+
+
+def test_bytes_taken_over_from_others_are_unsynced(tmp_path: Path) -> None:
+    """They were written just now; ours that were vouched for are not among them."""
+    unfinished_work(tmp_path, vouched=2, claims=0)
+    unfinished_work(tmp_path, vouched=4, claims=1, token="a")
+
+    mine = claimed(tmp_path)
+    mine.close()
+
+    assert mine.have == spans((0, 500))
+    assert mine.unsynced == spans((200, 500))
+
+
+def test_nothing_is_unsynced_once_an_orphan_was_taken_over(tmp_path: Path) -> None:
+    """Its bytes, and ours before them, were vouched for before it went."""
+    unfinished_work(tmp_path, vouched=1, claims=1)
+    unfinished_work(tmp_path, vouched=4, claims=1, token="a")
+    os.utime(journal(tmp_path, f"{STEM}.a"), (0, 0))
+
+    mine = claimed(tmp_path)
+    mine.close()
+    damage(part(tmp_path), 150)
+    damage(part(tmp_path), 450)
+    again = claimed(tmp_path)
+    again.close()
+
+    assert (mine.have, mine.unsynced) == (spans((0, 500)), SpanSet())
+    assert (again.have, again.unsynced) == (spans((0, 500)), SpanSet())
+    assert names(tmp_path) == sorted([f"{STEM}.journal", f"{STEM}.part"])
 
 
 # -- what cannot be used -------------------------------------------------------------------------
@@ -459,6 +696,50 @@ def test_setting_aside_twice_keeps_both(tmp_path: Path) -> None:
     asides = [tmp_path / f"{STEM}.part.aside{number}" for number in (0, 1)]
 
     assert [aside.read_bytes() for aside in asides] == kept
+
+
+def test_setting_aside_a_second_journal_keeps_the_first(tmp_path: Path) -> None:
+    """Also where its part is gone: the name is taken as long as either file is there."""
+    for content in (b"first", b"second", b"third"):
+        part(tmp_path).unlink(missing_ok=True)
+        journal(tmp_path).write_bytes(content)
+        claimed(tmp_path).close()
+
+    kept = {path.name: path.read_bytes() for path in tmp_path.glob("*aside*")}
+
+    assert kept == {
+        f"{STEM}.part.aside0.journal": b"first",
+        f"{STEM}.part.aside1.journal": b"second",
+        f"{STEM}.part.aside2.journal": b"third",
+    }
+
+
+@pytest.mark.parametrize("token", ["", "t"])
+def test_what_was_set_aside_is_not_removed_by_age(tmp_path: Path, token: str) -> None:
+    """The note said where it is: only a person removes it, however old it grows."""
+    stem = f"{STEM}.{token}" if token else STEM
+    part(tmp_path, stem).write_bytes(b"part")
+    journal(tmp_path, stem).write_bytes(b"junk")
+    claimed(tmp_path, locks=not token, token=token).close()
+    before = names(tmp_path)
+    for path in tmp_path.glob("*aside*"):
+        os.utime(path, (0, 0))
+
+    claimed(tmp_path, locks=not token, token=token).close()
+
+    assert names(tmp_path) == before
+    assert part(tmp_path, stem).with_name(f"{stem}.part.aside0").read_bytes() == b"part"
+
+
+def test_nothing_is_taken_over_from_what_was_set_aside(tmp_path: Path) -> None:
+    """It could not be used once: it is not read again as if another process had made it."""
+    unfinished_work(tmp_path, token="a")
+    for kind in ("part", "journal"):
+        ours = tmp_path / f"{STEM}.a.{kind}"
+        ours.rename(tmp_path / f"{STEM}.a.part.aside0{'' if kind == 'part' else '.journal'}")
+
+    assert counted(tmp_path) == SpanSet()
+    assert recorded(tmp_path, identity=WANTED.identity, size=SIZE) == 0
 
 
 def test_the_lock_stays_ours_while_something_is_set_aside(tmp_path: Path) -> None:
@@ -695,6 +976,42 @@ def test_only_old_orphans_are_removed(tmp_path: Path) -> None:
     )
 
 
+def test_an_orphan_goes_only_when_its_bytes_are_durable(tmp_path: Path, needs_strace: None) -> None:
+    """Copied, synced, vouched for, and only then removed: a power cut loses neither."""
+    (tmp_path / "x").mkdir()
+    unfinished_work(tmp_path / "x", vouched=2, claims=0, token="a")
+    os.utime(journal(tmp_path / "x", f"{STEM}.a"), (0, 0))
+    code = """
+    from tests.store.helpers import claimed
+    folder = Path(sys.argv[1])
+    mine = claimed(folder, locks=False, token="b")
+    """
+
+    traced = trace(code, tmp_path / "x", calls="pwrite64,fdatasync,unlink")
+
+    copied = traced.steps.index(f"pwrite64 {STEM}.b.part")
+    assert traced.steps[copied:] == [
+        *(f"pwrite64 {STEM}.b.part", f"pwrite64 {STEM}.b.journal") * 2,
+        f"fdatasync {STEM}.b.part",
+        *(f"pwrite64 {STEM}.b.journal", f"fdatasync {STEM}.b.journal"),
+        *(f"unlink {STEM}.a.part", f"unlink {STEM}.a.journal"),
+    ]
+
+
+def test_a_plain_part_is_taken_over_too(tmp_path: Path) -> None:
+    """The folder was on a disk with locks before, or seen from a machine that believes them."""
+    unfinished_work(tmp_path)
+    count = recorded(tmp_path, identity=WANTED.identity, size=SIZE)
+
+    mine = claimed(tmp_path, locks=False, token="t")
+    mine.close()
+
+    assert mine.have == spans((0, 700))
+    assert mine.have.total == count
+    assert right(mine)
+    assert part(tmp_path).exists()
+
+
 def test_our_own_old_part_is_no_orphan(tmp_path: Path) -> None:
     """However old it is, what we claim is never removed, nor are parts of other content."""
     unfinished_work(tmp_path, token="me")
@@ -740,12 +1057,50 @@ def test_discarding_removes_the_part_before_the_journal(tmp_path: Path, needs_st
     (tmp_path / "x").mkdir()
     code = """
     from tests.store.helpers import claimed
-    claimed(Path(sys.argv[1])).discard()
+    mine = claimed(Path(sys.argv[1]))
+    os.mkdir(Path(sys.argv[1]) / "mark")
+    mine.discard()
     """
 
-    traced = trace(code, tmp_path / "x", calls="unlink,unlinkat")
+    traced = trace(code, tmp_path / "x", calls="mkdir,unlink,unlinkat")
 
-    assert traced.steps == [f"unlink {STEM}.part", f"unlink {STEM}.journal"]
+    assert traced.steps[traced.steps.index("mkdir mark") + 1 :] == [
+        f"unlink {STEM}.part",
+        f"unlink {STEM}.journal",
+    ]
+
+
+def test_who_lost_the_names_neither_publishes_nor_harms_who_has_them(tmp_path: Path) -> None:
+    """Somebody removed our journal while we ran, and another process began anew."""
+    mine = claimed(tmp_path)
+    put(mine, 0, SIZE)
+    journal(tmp_path).unlink()
+    other = claimed(tmp_path)
+    put(other, 0, 500)
+
+    with pytest.raises(StorageError, match="removed or replaced"):
+        mine.part.publish(tmp_path / "final", replaces=None)
+    mine.discard()
+    put(other, 500, 1000)
+    other.part.publish(tmp_path / "final", replaces=None)
+    other.finished()
+
+    assert not mine.open
+    assert (tmp_path / "final").read_bytes() == DATA
+    assert names(tmp_path) == ["final"]
+
+
+def test_finishing_removes_no_journal_of_another_process(tmp_path: Path) -> None:
+    """Only the file that we have open is ours, whatever has its name by now."""
+    mine = claimed(tmp_path)
+    journal(tmp_path).unlink()
+    other = claimed(tmp_path)
+    put(other, 0, 500)
+
+    mine.finished()
+    other.close()
+
+    assert counted(tmp_path) == spans((0, 500))
 
 
 def test_a_closed_claim_keeps_part_and_journal(tmp_path: Path) -> None:
@@ -795,6 +1150,61 @@ def test_work_of_a_running_process_is_busy(tmp_path: Path) -> None:
     assert while_running == [True, True]
     assert after_kill == {STEM: False, part_name(OTHER.identity, OTHER.size): True}
     assert not any(work.busy for work in unfinished(tmp_path))
+
+
+def test_a_small_file_in_motion_is_busy(tmp_path: Path) -> None:
+    """It has no journal: its part itself is locked."""
+    moving = open_private(tmp_path, "abc.whole", locks=True, token="t")
+    while_open = [work.busy for work in unfinished(tmp_path)]
+
+    moving.close()
+
+    assert while_open == [True]
+    assert [work.busy for work in unfinished(tmp_path)] == [False]
+
+
+def test_a_marker_is_no_unfinished_work(tmp_path: Path) -> None:
+    """Throwing it away would make a half updated snapshot look whole."""
+    Marker.of(tmp_path, tmp_path).set(label="l", commit=None)
+    unfinished_work(tmp_path)
+
+    assert [work.stem for work in unfinished(tmp_path)] == [STEM]
+
+
+def test_a_journal_whose_part_is_gone_is_void(tmp_path: Path) -> None:
+    """Nothing is lost with it, whatever it says; with any part beside it there is something."""
+    unfinished_work(tmp_path)
+    claimed(tmp_path, OTHER).close()
+    part(tmp_path).unlink()
+    (tmp_path / "damaged.journal").write_bytes(b"junk")
+    (tmp_path / "small.whole.part").write_bytes(b"")
+    for ending in ("", ".journal"):
+        (tmp_path / f"old.part.aside0{ending}").write_bytes(b"junk")
+
+    found = {work.stem: work.void for work in unfinished(tmp_path)}
+
+    assert found == {
+        STEM: True,
+        "damaged": True,
+        part_name(OTHER.identity, OTHER.size): False,
+        "small.whole": False,
+        "old.part.aside0": False,
+    }
+
+
+def test_void_work_still_says_what_it_was(tmp_path: Path) -> None:
+    """Its journal can be read: label, size and whether somebody is at it."""
+    mine = claimed(tmp_path)
+    put(mine, 0, 500)
+    part(tmp_path).unlink()
+
+    (running,) = unfinished(tmp_path)
+    mine.close()
+    (left,) = unfinished(tmp_path)
+
+    assert (running.void, left.void) == (True, True)
+    assert (running.busy, left.busy) == (True, False)
+    assert (left.label, left.size, left.paths) == (WANTED.label, SIZE, (journal(tmp_path),))
 
 
 def test_parts_without_a_journal_are_listed_by_name(tmp_path: Path) -> None:
@@ -883,6 +1293,117 @@ def test_runs_of_a_journal_are_read_without_opening_it_for_writing(tmp_path: Pat
     assert read_runs(tmp_path / "missing") == (None, ())
 
 
+# -- published, and killed before the journal went ------------------------------------------------
+
+PUBLISHER = """
+from tests.store.helpers import claimed, put
+from tests.store.test_claim import TAGGED
+mine = claimed(Path(sys.argv[1]), TAGGED)
+put(mine, 0, 1000)
+mine.part.publish(Path(sys.argv[2]), replaces=None)
+pause()
+"""
+
+
+def known_as_ours(folder: Path, wanted: Wanted = TAGGED) -> int | None:
+    """The inode that the journal left behind tells of."""
+    return published_inode(folder, identity=wanted.identity, size=wanted.size)
+
+
+def test_a_file_published_just_before_a_kill_is_known_as_ours(tmp_path: Path) -> None:
+    """No digest could tell: the journal that was left behind does, until it is void."""
+    (tmp_path / "state").mkdir()
+    with second_process(PUBLISHER, tmp_path / "state", tmp_path / "final") as other:
+        other.line()
+        while_running = known_as_ours(tmp_path / "state")
+        other.kill()
+
+    after_kill = known_as_ours(tmp_path / "state")
+
+    assert (tmp_path / "final").read_bytes() == DATA
+    assert while_running == after_kill == (tmp_path / "final").stat().st_ino
+    assert names(tmp_path / "state") == [f"{part_name(TAGGED.identity, SIZE)}.journal"]
+    assert [work.void for work in unfinished(tmp_path / "state")] == [True]
+    claimed(tmp_path / "state", TAGGED).close()
+    assert known_as_ours(tmp_path / "state") is None
+
+
+@pytest.mark.parametrize("vouched", [True, False])
+def test_a_part_that_is_still_there_was_not_published(tmp_path: Path, vouched: bool) -> None:
+    """However complete its journal is."""
+    mine = claimed(tmp_path, TAGGED)
+    put(mine, 0, SIZE)
+    if vouched:
+        vouch(mine)
+    mine.close()
+
+    assert known_as_ours(tmp_path) is None
+
+
+@pytest.mark.parametrize("how", ["nothing", "first", "last", "middle", "voided"])
+def test_a_journal_that_misses_a_byte_tells_of_no_published_file(tmp_path: Path, how: str) -> None:
+    """Somebody removed an unfinished part: no file of ours can have come from it."""
+    mine = claimed(tmp_path, TAGGED)
+    runs = {
+        "nothing": [],
+        "first": [(1, 1000)],
+        "last": [(0, 500), (500, 999)],
+        "middle": [(0, 499), (500, 1000)],
+        "voided": [(0, 500), (500, 1000)],
+    }
+    for start, stop in runs[how]:
+        put(mine, start, stop)
+    vouch(mine)
+    if how == "voided":
+        mine.journal.void([Span(700, 701)])
+    mine.close()
+    mine.part.path.unlink()
+
+    assert known_as_ours(tmp_path) is None
+
+
+def test_a_published_file_is_known_by_its_identity_and_size_only(tmp_path: Path) -> None:
+    """Another validator is another file, and so is another size; a journal is needed."""
+    (tmp_path / "state").mkdir()
+    mine = claimed(tmp_path / "state", TAGGED)
+    put(mine, 0, SIZE)
+    mine.part.publish(tmp_path / "final", replaces=None)
+    mine.close()
+    inode = (tmp_path / "final").stat().st_ino
+    old = journal(tmp_path / "state", part_name(TAGGED.identity, SIZE))
+    newer = dataclasses.replace(TAGGED, identity='validator:"v2"')
+    longer = dataclasses.replace(TAGGED, size=SIZE + 1)
+
+    answers = [known_as_ours(tmp_path / "state", one) for one in (TAGGED, newer, longer)]
+    for other in (newer, longer):  # its name decides nothing either
+        shutil.copy(old, journal(tmp_path / "state", part_name(other.identity, other.size)))
+    by_name = [known_as_ours(tmp_path / "state", one) for one in (newer, longer)]
+
+    assert answers == [inode, None, None]
+    assert by_name == [None, None]
+    assert known_as_ours(tmp_path / "missing") is None
+
+
+def test_a_damaged_journal_tells_of_no_published_file(tmp_path: Path) -> None:
+    """Junk, zeros, or one run that does not check: nobody knows what was published."""
+    (tmp_path / "state").mkdir()
+    mine = claimed(tmp_path / "state", TAGGED)
+    put(mine, 0, 500)
+    put(mine, 500, SIZE)
+    mine.part.publish(tmp_path / "final", replaces=None)
+    mine.close()
+    raw = mine.journal.path.read_bytes()
+    answers = [known_as_ours(tmp_path / "state")]
+
+    bad = bytearray(raw)
+    bad[LOG_START + RECORD_SIZE + 3] ^= 1
+    for content in (b"", b"junk", bytes(len(raw)), bytes(bad)):
+        mine.journal.path.write_bytes(content)
+        answers.append(known_as_ours(tmp_path / "state"))
+
+    assert answers == [(tmp_path / "final").stat().st_ino, None, None, None, None]
+
+
 # -- kill -9 -------------------------------------------------------------------------------------
 
 LIFE = """
@@ -896,40 +1417,39 @@ for start, stop in ((0, 500), (500, 1000)):
 mine.part.publish(folder / "model.bin", replaces=None)
 mine.finished()
 """
-STEPS = "ftruncate,fallocate,pwrite64,fdatasync,fsync,rename,renameat,renameat2,unlink,unlinkat"
 
 
 def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing_wrong(
     tmp_path: Path, needs_strace: None
 ) -> None:
     """Killed at each system call in turn: what was vouched for is there, and the run goes on."""
-    (tmp_path / "whole" / "state").mkdir(parents=True)
-    points = trace(LIFE, tmp_path / "whole", calls=STEPS).points
-    assert len(points) == 21
 
-    folders = [tmp_path / f"kill{number}" for number in range(len(points))]
-    for folder in folders:
+    def begin(folder: Path) -> None:
         (folder / "state").mkdir(parents=True)
-    with ThreadPoolExecutor(2) as pool:
-        killed = pool.map(lambda *at: trace(LIFE, at[0], calls=STEPS, kill=at[1]), folders, points)
-        assert {one.exit_code for one in killed} == {-9}
 
+    folders = kill_at_each_step(LIFE, tmp_path, begin, calls=STEPS)
+
+    assert len(folders) == 22
     for folder in folders:
         published = (folder / "model.bin").exists()
+        ours = published_inode(folder / "state", identity=WANTED.identity, size=SIZE)
+        journal_left = journal(folder / "state").exists()
         vouched = [int(path.name.removeprefix("vouched")) for path in folder.glob("vouched*")]
 
         mine = claimed(folder / "state")
         if published:
+            assert ours == ((folder / "model.bin").stat().st_ino if journal_left else None)
             mine.discard()
         else:
+            assert ours is None
             found = mine.have.copy()
-            content = mine.part.path.read_bytes()
+            assert right(mine)
             for span in found.gaps(Span(0, SIZE)):
                 put(mine, span.start, span.stop)
             mine.part.publish(folder / "model.bin", replaces=None)
             mine.finished()
             assert found.covers(Span(0, max(vouched, default=0)))
-            assert all(content[a:b] == DATA[a:b] for a, b in ((s.start, s.stop) for s in found))
 
+        assert mine.notes == []
         assert (folder / "model.bin").read_bytes() == DATA
-        assert [name for name in names(folder / "state") if "aside" not in name] == []
+        assert names(folder / "state") == []

@@ -107,6 +107,48 @@ def test_an_empty_file_is_no_journal_yet(tmp_path: Path) -> None:
     assert (tmp_path / "j").stat().st_size == 0
 
 
+@pytest.mark.parametrize("size", [1, RECORD_SIZE, PAGE, LOG_START, LOG_START + 100 * RECORD_SIZE])
+def test_a_file_of_zeros_is_no_journal_yet(tmp_path: Path, size: int) -> None:
+    """Its maker was killed between allocating and the header: nothing is lost, nothing wrong."""
+    (tmp_path / "j").write_bytes(bytes(size))
+
+    journal, slots = resumed(tmp_path / "j")
+    journal.create(HEADER, slots=16)
+    journal.append(RECORDS)
+    journal.close()
+
+    assert slots is None
+    assert read(tmp_path / "j") == RECORDS
+
+
+@pytest.mark.parametrize("at", [0, PAGE - 1, PAGE, LOG_START, LOG_START + 5 * RECORD_SIZE])
+def test_one_byte_among_zeros_is_no_empty_journal(tmp_path: Path, at: int) -> None:
+    """Something did stand there: it is kept for people to look at, not silently begun anew."""
+    raw = bytearray(LOG_START + 10 * RECORD_SIZE)
+    raw[at] = 1
+    (tmp_path / "j").write_bytes(raw)
+
+    with pytest.raises(JournalUnreadable):
+        read(tmp_path / "j")
+
+
+def test_a_cleared_journal_is_empty(tmp_path: Path) -> None:
+    """None of its records counts any more; it keeps its name and its lock."""
+    new(tmp_path / "j", records=RECORDS).close()
+    journal = JournalFile.open(tmp_path / "j")
+    assert journal.try_lock()
+
+    journal.clear()
+    other = JournalFile.open(tmp_path / "j")
+    locked_by_other = other.try_lock()
+    other.close()
+    journal.close()
+
+    assert not locked_by_other
+    assert (tmp_path / "j").stat().st_size == 0
+    assert read(tmp_path / "j") is None
+
+
 def test_records_and_header_come_back(tmp_path: Path) -> None:
     """What was appended is read in order, and the next record goes behind it."""
     new(tmp_path / "j", records=RECORDS).close()
@@ -219,6 +261,63 @@ def test_vouching_and_voiding_are_durable_when_they_return(
         *("mkdir synced", "pwrite64 j", "fdatasync j"),
         *("mkdir void", "pwrite64 j", "fdatasync j"),
     ]
+
+
+def test_clearing_is_durable_when_it_returns(tmp_path: Path, needs_strace: None) -> None:
+    """Before a new part gets the inode of the old one; what is empty needs no syncing."""
+    (tmp_path / "x").mkdir()
+    new(tmp_path / "x" / "j", records=RECORDS).close()
+    code = """
+    from modelhaul.store.journalfile import JournalFile
+    journal = JournalFile.open(Path(sys.argv[1]) / "j")
+    for _ in range(2):
+        journal.clear()
+    """
+
+    traced = trace(code, tmp_path / "x", calls="ftruncate,fdatasync,fsync,pwrite64")
+
+    assert traced.steps == ["ftruncate j", "fdatasync j"]
+
+
+@pytest.mark.parametrize("call", ["sync", "synced", "void"])
+def test_a_failed_sync_is_never_repeated(tmp_path: Path, call: str) -> None:
+    """The kernel may report success the second time: nobody vouches for anything any more."""
+    fd = os.open(tmp_path / "j", os.O_CREAT | os.O_RDWR)
+    good = os.dup(fd)
+    reader, writer = os.pipe()
+    journal = JournalFile(tmp_path / "j", fd)
+    journal.create(HEADER, slots=16)
+    journal.append(RECORDS)
+    again = {
+        "sync": journal.sync,
+        "synced": lambda: journal.synced(1),
+        "void": lambda: journal.void([Span(0, 1)]),
+    }
+
+    try:
+        os.dup2(writer, fd)  # a pipe cannot be synced
+        with pytest.raises(StorageError, match="syncing the journal"):
+            journal.sync()
+        os.dup2(good, fd)  # from here on the system would say yes
+        for _ in range(2):
+            with pytest.raises(StorageError, match="an earlier sync"):
+                again[call]()
+    finally:
+        journal.close()
+        for other in (good, reader, writer):
+            os.close(other)
+
+
+def test_good_syncs_can_be_followed_by_others(tmp_path: Path) -> None:
+    """There is one about every second."""
+    journal = new(tmp_path / "j", records=RECORDS[:2])
+
+    journal.synced(1)
+    journal.synced(2)
+    journal.sync()
+    journal.close()
+
+    assert read(tmp_path / "j") == [*RECORDS[:2], Synced(1), Synced(2)]
 
 
 def test_vouching_and_voiding_are_records(tmp_path: Path) -> None:
@@ -493,6 +592,38 @@ def test_closing_twice_closes_once_and_gives_the_lock_up(tmp_path: Path) -> None
     other.close()
 
     assert locked
+
+
+def test_a_removed_journal_is_gone(tmp_path: Path) -> None:
+    """Its name is free at once; removing it again does nothing."""
+    journal = new(tmp_path / "j", records=RECORDS)
+
+    journal.remove()
+    journal.remove()
+    journal.close()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["replaced", "renamed away", "link"])
+def test_a_journal_that_lost_its_name_removes_nothing(tmp_path: Path, how: str) -> None:
+    """Somebody tidied up and another process works under that name: its journal stays."""
+    journal = new(tmp_path / "j", records=RECORDS)
+    if how == "renamed away":
+        (tmp_path / "j").rename(tmp_path / "k")
+    elif how == "link":
+        (tmp_path / "j").rename(tmp_path / "k")
+        (tmp_path / "j").symlink_to("k")
+    else:
+        (tmp_path / "j").unlink()
+        new(tmp_path / "j", records=RECORDS[:1]).close()
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    journal.remove()
+    journal.close()
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert read(tmp_path / before[-1]) == RECORDS[: 1 if how == "replaced" else None]
 
 
 def test_a_closed_journal_takes_no_records(tmp_path: Path) -> None:

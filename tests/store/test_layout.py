@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelhaul.core.repo import Kind, RemoteFile, RepoRef
+from modelhaul.errors import StorageError
 from modelhaul.store.layout import (
     LegacyCache,
     LocalFolder,
@@ -25,7 +26,7 @@ from tests.store.helpers import descriptors, run_python
 from tests.store.test_pickles import Hostile
 
 OWNER, NAME, SAFE = "Qwen", "Qwen3.5-0.8B", "Qwen3___5-0___8B"
-# The order in which the tools look; the third is the new layout, all others are old ones.
+# Where the tools put a model over the years; the third is the new layout, all others are old ones.
 PLACES = [
     f"models/{OWNER}/{SAFE}",
     f"hub/models/{OWNER}/{SAFE}",
@@ -37,6 +38,11 @@ PLACES = [
     f"models/{OWNER}/{NAME}",
 ]
 NEW = 2
+# The order in which `snapshot_download` of modelscope 1.40.2 looks: its own old places come first,
+# unless there is anything in the first or the third place.
+NEWER = {0, NEW}
+ORDER_OF_OLD = [3, 4, 5, 6, 7, 1]
+ORDER_OF_HUB = [0, 1, NEW]
 
 
 def ref(*, kind: Kind = "model", revision: str | None = None, name: str = NAME) -> RepoRef:
@@ -48,6 +54,12 @@ def fill(folder: Path) -> None:
     """Make a folder that is not empty."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_bytes(b"{}")
+
+
+def chosen(*places: int) -> int:
+    """Which of these places the tools use."""
+    order = ORDER_OF_HUB if NEWER & set(places) else ORDER_OF_OLD
+    return min(set(places) & set(order), key=order.index)
 
 
 def legacy(tmp_path: Path) -> LegacyCache:
@@ -119,6 +131,17 @@ def test_a_local_folder_keeps_no_books(tmp_path: Path) -> None:
     layout.after([file("a")])
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["loop/m", "~nosuchuser/m"])
+def test_a_target_that_leads_nowhere_is_an_error_of_ours(tmp_path: Path, path: str) -> None:
+    """Links in a circle, a home that nobody has: the user is told which path it is."""
+    (tmp_path / "loop").symlink_to("loop")
+    bad = Path(path) if path.startswith("~") else tmp_path / path
+
+    for make in (LocalFolder.at, SingleFile.at, lambda folder: find_cache(folder, ref())):
+        with pytest.raises(StorageError, match="cannot be used as a path"):
+            make(bad)
 
 
 def test_a_single_file_has_the_name_that_the_user_chose(tmp_path: Path) -> None:
@@ -218,17 +241,38 @@ def test_each_place_of_the_tools_is_found(tmp_path: Path, place: int) -> None:
     assert layout.root == layout.shown == tmp_path / PLACES[place] / inside
 
 
-@pytest.mark.parametrize(("first", "second"), list(itertools.combinations(range(len(PLACES)), 2)))
-def test_of_two_places_the_earlier_one_is_used(tmp_path: Path, first: int, second: int) -> None:
-    """Also if the earlier folder was made later; an empty folder is no place."""
-    fill(tmp_path / PLACES[second])
-    fill(tmp_path / PLACES[first])
-    for place in range(first):
-        (tmp_path / PLACES[place]).mkdir(parents=True, exist_ok=True)
+@pytest.mark.parametrize("places", list(itertools.combinations(range(len(PLACES)), 2)))
+def test_of_two_places_the_one_of_the_tools_is_used(
+    tmp_path: Path, places: tuple[int, int]
+) -> None:
+    """Whichever was made first; an empty folder is no place."""
+    for number, place in reversed([*enumerate(PLACES)]):
+        if number in places:
+            fill(tmp_path / place)
+        else:
+            (tmp_path / place).mkdir(parents=True)
 
     layout = find_cache(tmp_path, ref())
 
-    assert layout.shown.is_relative_to(tmp_path / PLACES[first])
+    use = chosen(*places)
+    assert layout.shown.is_relative_to(tmp_path / PLACES[use])
+    assert isinstance(layout, ModelScopeCache if use == NEW else LegacyCache)
+
+
+@pytest.mark.parametrize(
+    ("places", "use"), [((1, 3), 3), ((1, NEW), 1), ((NEW, 3), NEW), ((1, NEW, 3), 1), ((0, 3), 0)]
+)
+def test_the_choice_of_the_tools_goes_round_in_a_circle(
+    tmp_path: Path, places: tuple[int, ...], use: int
+) -> None:
+    """An older place comes before the second one, that before the new, and the new before it."""
+    for place in places:
+        fill(tmp_path / PLACES[place])
+
+    layout = find_cache(tmp_path, ref())
+
+    assert chosen(*places) == use
+    assert layout.shown.is_relative_to(tmp_path / PLACES[use])
 
 
 def test_a_file_in_a_place_is_no_place(tmp_path: Path) -> None:
@@ -274,22 +318,24 @@ print(json.dumps({str(cache): choose(str(cache)) for cache in Path(sys.argv[1]).
 
 @pytest.mark.official
 def test_the_official_client_chooses_the_same_place(tmp_path: Path) -> None:
-    """For each place alone and each pair, except where its two libraries disagree themselves."""
-    known = [(one, two) for one in range(len(PLACES)) for two in range(one, len(PLACES))]
-    # The SDK does not know the second place and overrides it; its hub library and command do not.
-    known = [(one, two) for one, two in known if not (one == 1 and two > NEW)]
-    for one, two in known:
-        for place in {one, two}:
-            fill(tmp_path / f"{one}-{two}" / PLACES[place])
+    """For each place alone, each pair and each three of them."""
+    groups = [
+        group for size in (1, 2, 3) for group in itertools.combinations(range(len(PLACES)), size)
+    ]
+    for group in groups:
+        for place in group:
+            fill(tmp_path / "-".join(map(str, group)) / PLACES[place])
 
     home = {**os.environ, "HOME": str(tmp_path.parent)}
     printed = run_python(OFFICIAL, tmp_path, f"{OWNER}/{NAME}", env=home)
     theirs = json.loads(printed.splitlines()[-1])
 
-    assert len(theirs) == len(known) > 25
-    for cache, chosen in theirs.items():
+    assert len(theirs) == len(groups) == 92
+    for cache, place in theirs.items():
         ours = find_cache(Path(cache), ref())
-        assert chosen == (str(ours.root) if isinstance(ours, LegacyCache) else None)
+        assert place == (str(ours.root) if isinstance(ours, LegacyCache) else None)
+        use = chosen(*map(int, Path(cache).name.split("-")))
+        assert ours.root.is_relative_to(Path(cache, PLACES[use]))
 
 
 # -- the old cache's book ------------------------------------------------------------------------
@@ -339,13 +385,16 @@ def test_files_are_struck_before_they_are_replaced(tmp_path: Path) -> None:
 
 
 def test_a_book_that_would_not_change_is_not_written(tmp_path: Path) -> None:
-    """A run that finds everything in place leaves the book alone."""
+    """A run that finds everything in place, in whatever order, leaves the book alone."""
     layout = legacy(tmp_path)
     layout.after([file("a.bin"), file("b.bin")])
     before = (layout.root / ".msc").stat()
 
     layout.before([])
+    layout.before(["new.bin", "other.bin"])
     layout.after([file("a.bin"), file("b.bin")])
+    layout.after([file("b.bin"), file("a.bin")])
+    layout.after([file("a.bin")])
     layout.after([])
 
     after = (layout.root / ".msc").stat()
@@ -357,6 +406,7 @@ def test_no_book_is_made_for_nothing(tmp_path: Path) -> None:
     layout = legacy(tmp_path)
 
     layout.before([])
+    layout.before(["a.bin"])
     layout.after([])
     layout.after([file("a.bin", None)])
 

@@ -251,10 +251,24 @@ def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path) -> None:
     """What stands in the way is left alone."""
     (tmp_path / "f").write_bytes(b"theirs")
 
-    with pytest.raises(Occupied, match="is not a folder"):
+    with pytest.raises(Occupied, match="is a file and should be a folder") as caught:
         osfile.make_folders(tmp_path / "f")
 
+    assert str(tmp_path / "f") in caught.value.message
     assert (tmp_path / "f").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("below", ["x", "x/y/z"])
+def test_a_file_in_the_middle_of_a_path_is_refused(tmp_path: Path, below: str) -> None:
+    """The file that stands in the way is named, not what was to be made below it."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "f").write_bytes(b"theirs")
+
+    with pytest.raises(Occupied, match="is a file and should be a folder") as caught:
+        osfile.make_folders(tmp_path / "a" / "f" / below)
+
+    assert caught.value.message.startswith(f"{tmp_path / 'a' / 'f'} ")
+    assert (tmp_path / "a" / "f").read_bytes() == b"theirs"
 
 
 def test_a_link_to_nowhere_is_no_folder(tmp_path: Path) -> None:
@@ -361,9 +375,57 @@ def test_linux_file_systems_do_not_fold_names(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["A", "a"]
 
 
+def test_probes_touch_no_file_of_the_user(tmp_path: Path) -> None:
+    """Whatever lies in the folder, under names like ours too, is as it was afterwards."""
+    for name in ("probe-a", "PROBE-A", "probe-\u00e9", "probe-e\u0301"):
+        for tail in ("", f"-{os.getpid()}"):
+            (tmp_path / f".{name}{tail}").write_bytes(b"precious")
+            (tmp_path / f".modelhaul-{name}{tail}").write_bytes(b"precious")
+    before = {path: Stamp.of(path.lstat()) for path in tmp_path.iterdir()}
+
+    osfile.folds_names(tmp_path)
+
+    assert {path: Stamp.of(path.lstat()) for path in tmp_path.iterdir()} == before
+    assert {path.read_bytes() for path in before} == {b"precious"}
+
+
 def test_a_folder_that_cannot_be_probed_folds_nothing(tiny_disk: Callable[..., Path]) -> None:
     """Where no name can be stored none can collide; the write itself will say what is wrong."""
     assert osfile.folds_names(tiny_disk(read_only=True)) is False
+
+
+# -- the user's paths ----------------------------------------------------------------------------
+
+
+def test_a_path_is_shown_as_given_and_used_without_its_links(tmp_path: Path) -> None:
+    """Absolute and without dots for people, with links resolved for us; it need not exist."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+
+    shown, real = osfile.resolved(tmp_path / "link" / "x" / ".." / "new" / "m")
+
+    assert shown == tmp_path / "link" / "new" / "m"
+    assert real == tmp_path / "real" / "new" / "m"
+
+
+def test_a_relative_path_becomes_absolute() -> None:
+    """What is shown can be used from any folder."""
+    shown, real = osfile.resolved(Path("some/model"))
+
+    assert shown == Path.cwd() / "some" / "model"
+    assert real == Path.cwd().resolve() / "some" / "model"
+
+
+@pytest.mark.parametrize("bad", ["loop", "loop/m", "~nosuchuser/m"])
+def test_a_path_that_leads_nowhere_is_an_error_that_names_it(tmp_path: Path, bad: str) -> None:
+    """Links in a circle, a home that nobody has: said in our words, not by a traceback."""
+    (tmp_path / "loop").symlink_to("loop")
+    path = Path(bad) if bad.startswith("~") else tmp_path / bad
+
+    with pytest.raises(StorageError, match="cannot be used as a path") as caught:
+        osfile.resolved(path)
+
+    assert caught.value.message.startswith(str(path))
 
 
 # -- names and locks -----------------------------------------------------------------------------

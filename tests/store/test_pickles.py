@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelhaul.store.pickles import Inert, load_restricted
+from modelhaul.store.pickles import MOST_BYTES, Inert, load_restricted
 from tests.store.helpers import run_python
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -240,3 +240,56 @@ def test_what_is_no_pickle_is_unreadable(junk: bytes) -> None:
     """Whatever stands in the file, there is one kind of error, with words in it."""
     with pytest.raises(ValueError, match=r".+"):
         load_restricted(junk)
+
+
+# Each names a length or a memo slot in the thousands of millions, and does not live up to it.
+CLAIMS = [
+    *(b"Nr\xff\xff\xff\x7f.", b"Np2147483647\n.", b"Np99999999999999999999\n."),
+    *(b"B\xff\xff\xff\x7f.", b"X\xff\xff\xff\x7f.", b"\x8b\xff\xff\xff\x7f."),
+    *(b"\x8e" + b"\x7f" * 8 + b".", b"\x96" + b"\x7f" * 8 + b".", b"\x95" + b"\x7f" * 8 + b"N."),
+]
+
+
+def test_a_few_bytes_cannot_claim_gigabytes() -> None:
+    """A damaged length or slot is an ordinary ValueError, found before memory is asked for."""
+    code = """
+    import resource
+    from modelhaul.store.pickles import load_restricted
+    from tests.store.test_pickles import CLAIMS
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+    for claim in CLAIMS:
+        try:
+            print("read", load_restricted(b"\\x80\\x05" + claim))
+        except ValueError as error:
+            print("refused", error)
+    """
+
+    lines = run_python(code).splitlines()
+
+    assert len(lines) == len(CLAIMS)
+    assert [line for line in lines if not line.startswith("refused ")] == []
+    assert [line for line in lines if "MemoryError" in line] == []
+
+
+def test_a_pickle_of_absurd_size_is_not_looked_at() -> None:
+    """No login and no book is that large."""
+    data = pickle.dumps([]).ljust(MOST_BYTES + 1, b"\0")
+
+    with pytest.raises(ValueError, match="larger than"):
+        load_restricted(data)
+
+    assert load_restricted(data[:MOST_BYTES]) == []
+
+
+def test_a_kind_of_value_that_nobody_uses_is_refused() -> None:
+    """Byte arrays say their length before their bytes; no tool keeps any."""
+    with pytest.raises(ValueError, match="no place here"):
+        load_restricted(pickle.dumps(bytearray(b"x"), 5))
+
+
+def test_a_real_memo_is_no_absurd_one() -> None:
+    """Values that are used again are remembered by number: large books have many."""
+    names = [f"model-{at}.safetensors" for at in range(1000)]
+
+    for protocol in PROTOCOLS:
+        assert load_restricted(pickle.dumps([names, names], protocol)) == [names, names]

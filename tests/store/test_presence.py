@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -332,13 +333,12 @@ def test_what_is_remembered_is_durable_first(tmp_path: Path, needs_strace: None)
     assert prove(path, WANTED, ProvenIndex(path.with_name("i")))
     """
 
-    traced = trace(code, tmp_path / "x", calls="preadv,fdatasync,pwrite64")
+    traced = trace(code, tmp_path / "x", calls="preadv,preadv2,fdatasync,pwrite64")
 
-    reads, synced = traced.steps[:2], traced.steps[2]
-    assert reads == ["preadv model.bin"] * 2
-    assert synced == "fdatasync model.bin"
-    assert "pwrite64 i" in traced.steps[3:]
-    assert "preadv model.bin" not in traced.steps[3:]
+    steps = [step for step, _ in groupby(one.replace("preadv2", "preadv") for one in traced.steps)]
+    assert steps[:2] == ["preadv model.bin", "fdatasync model.bin"]
+    assert "pwrite64 i" in steps[2:]
+    assert [step for step in steps[2:] if "model.bin" in step] == []
 
 
 @pytest.mark.parametrize("change", ["longer", "overwritten", "replaced", "removed"])
@@ -374,8 +374,11 @@ def test_a_file_that_changed_can_be_proven_later(path: Path, index: ProvenIndex)
     """One failed look at it spoils nothing."""
     path.write_bytes(bytes(reversed(CONTENT)))
 
+    def put_right(count: int) -> None:
+        path.write_bytes(CONTENT)
+
     with pytest.raises(StorageError):
-        prove(path, WANTED, index, check=lambda _: path.write_bytes(CONTENT) and None)
+        prove(path, WANTED, index, check=put_right)
     proven = prove(path, WANTED, index)
 
     assert proven

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,24 +60,75 @@ def test_reserving_takes_the_room_at_once(tmp_path: Path) -> None:
 
 
 def test_reserving_too_much_is_a_full_disk(tiny_disk: Callable[..., Path]) -> None:
-    """What cannot fit is refused when the part is made, and no descriptor is left open."""
+    """What cannot fit is refused when the part is made: no descriptor, no name, no room is left."""
     disk = tiny_disk(kib=256)
-    before = descriptors()
+    before, room = descriptors(), os.statvfs(disk).f_bavail
 
     with pytest.raises(DiskFull):
         PartFile.create(disk / "p", MIB, reserve=True)
 
     assert descriptors() == before
+    assert os.statvfs(disk).f_bavail == room
+    assert list(disk.iterdir()) == []
 
 
-def test_what_stood_at_the_name_of_a_new_part_is_emptied(tmp_path: Path) -> None:
-    """A new part reads as zeros: nothing of an earlier one can be taken for its bytes."""
+def test_a_failed_reservation_gives_the_room_back(
+    tmp_path: Path, mount: Callable[..., None]
+) -> None:
+    """On ext4 a reservation that fails keeps the blocks that it got: they go with the part."""
+    disk, image = tmp_path / "disk", tmp_path / "image"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(4 * MIB)
+    if subprocess.run(["mkfs.ext4", "-q", image], capture_output=True).returncode != 0:
+        pytest.skip("mkfs.ext4 is not installed")
+    mount("ext4", disk, options="loop", device=image)
+    room = os.statvfs(disk).f_bavail
+
+    with pytest.raises(DiskFull):
+        PartFile.create(disk / "p", 100 * MIB, reserve=True)
+
+    assert os.statvfs(disk).f_bavail == room
+    assert not (disk / "p").exists()
+
+
+def test_what_stood_at_the_name_of_a_new_part_loses_it(tmp_path: Path) -> None:
+    """A new part reads as zeros; the old file is not emptied, for whoever has it open."""
     (tmp_path / "p").write_bytes(b"old bytes of another run")
 
-    part = PartFile.create(tmp_path / "p", 5)
-    part.close()
+    with (tmp_path / "p").open("rb") as old:
+        part = PartFile.create(tmp_path / "p", 5)
+        part.close()
+        content = old.read()
 
     assert (tmp_path / "p").read_bytes() == bytes(5)
+    assert content == b"old bytes of another run"
+
+
+def test_another_name_of_what_stood_there_keeps_its_bytes(tmp_path: Path) -> None:
+    """A backup may have linked an old part (`cp -al`): it is unlinked, never written into."""
+    (tmp_path / "backup").write_bytes(b"precious")
+    os.link(tmp_path / "backup", tmp_path / "p")
+
+    part = PartFile.create(tmp_path / "p", 5)
+    part.write_at(b"other", 0)
+    part.close()
+
+    assert (tmp_path / "backup").read_bytes() == b"precious"
+    assert (tmp_path / "p").read_bytes() == b"other"
+
+
+def test_a_part_cannot_take_the_name_of_a_folder(tmp_path: Path) -> None:
+    """It is refused, and what is in the folder stays."""
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "f").write_bytes(b"precious")
+    before = descriptors()
+
+    with pytest.raises(StorageError, match="making"):
+        PartFile.create(tmp_path / "p", 5)
+
+    assert (tmp_path / "p" / "f").read_bytes() == b"precious"
+    assert descriptors() == before
 
 
 def test_a_part_of_unknown_size_begins_empty(tmp_path: Path) -> None:
@@ -110,25 +162,48 @@ def test_a_part_that_is_not_there_is_not_made_by_reopening(tmp_path: Path) -> No
     assert not (tmp_path / "p").exists()
 
 
-def test_a_part_is_never_a_link(tmp_path: Path) -> None:
-    """Neither making nor reopening goes through a link; its target keeps its bytes."""
+@pytest.mark.parametrize("content", [b"", b"proven"])
+def test_a_part_with_a_second_name_is_not_reopened(tmp_path: Path, content: bytes) -> None:
+    """It is not ours alone to write into: None, as if it were not there, and nothing leaks."""
+    part_with(tmp_path / "p", content).close()
+    os.link(tmp_path / "p", tmp_path / "twin")
+    before = descriptors()
+
+    shared = PartFile.reopen(tmp_path / "p")
+    (tmp_path / "twin").unlink()
+    alone = PartFile.reopen(tmp_path / "p")
+
+    assert shared is None
+    assert alone is not None
+    alone.close()
+    assert descriptors() == before
+    assert (tmp_path / "p").read_bytes() == content
+
+
+@pytest.mark.parametrize("target", ["victim", "nowhere"])
+def test_a_part_is_never_a_link(tmp_path: Path, target: str) -> None:
+    """A link gives way to a new part, is not reopened and not locked; its target stays."""
     (tmp_path / "victim").write_bytes(b"precious")
-    (tmp_path / "p").symlink_to("victim")
+    for name in ("p", "q", "s.part", "s.t.part"):
+        (tmp_path / name).symlink_to(target)
 
+    made = PartFile.create(tmp_path / "p", 3)
     with pytest.raises(StorageError):
-        PartFile.create(tmp_path / "p", 3)
+        PartFile.reopen(tmp_path / "q")
     with pytest.raises(StorageError):
-        PartFile.reopen(tmp_path / "p")
-
-    (tmp_path / "p.part").symlink_to("victim")
-    with pytest.raises(StorageError):
-        open_private(tmp_path, "p", locks=True, token="t")
-
-    (tmp_path / "p.t.part").symlink_to("victim")
-    with pytest.raises(StorageError):
-        open_private(tmp_path, "p", locks=False, token="t")
+        open_private(tmp_path, "s", locks=True, token="t")
+    private = open_private(tmp_path, "s", locks=False, token="t")
+    for part in (made, private):
+        part.write_at(b"new", 0)
+        part.close()
 
     assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert not (tmp_path / "nowhere").exists()
+    for name in ("p", "s.t.part"):
+        assert not (tmp_path / name).is_symlink()
+        assert (tmp_path / name).read_bytes() == b"new"
+    for name in ("q", "s.part"):
+        assert os.readlink(tmp_path / name) == target
 
 
 def test_a_folder_cannot_be_reopened_as_a_part(tmp_path: Path) -> None:
@@ -353,6 +428,55 @@ def test_publishing_into_a_missing_folder_keeps_the_part(tmp_path: Path) -> None
     part.close()
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced", "replaced by a link", "renamed", "linked"])
+def test_only_what_was_written_is_published(tmp_path: Path, how: str) -> None:
+    """Somebody tidied up while we ran: what has the part's name by now is not what we proved."""
+    part, final = part_with(tmp_path / "p", b"good"), tmp_path / "final"
+    if how == "linked":
+        os.link(tmp_path / "p", tmp_path / "q")  # who has the other name may write there
+    else:
+        (tmp_path / "p").rename(tmp_path / "q")
+    if how == "removed":
+        (tmp_path / "q").unlink()
+    elif how == "replaced":
+        (tmp_path / "p").write_bytes(b"evil")
+    elif how == "replaced by a link":
+        (tmp_path / "p").symlink_to("q")
+    before = {path: Stamp.of(path.lstat()) for path in tmp_path.iterdir()}
+
+    with pytest.raises(StorageError, match="removed or replaced by another program") as caught:
+        part.publish(final, replaces=None)
+    part.close()
+
+    assert caught.value.hint == "run the same command again"
+    assert {path: Stamp.of(path.lstat()) for path in tmp_path.iterdir()} == before
+    assert not final.exists()
+
+
+def test_a_part_whose_second_name_is_gone_is_published(tmp_path: Path) -> None:
+    """A backup that came and went did no harm."""
+    part = part_with(tmp_path / "p", b"good")
+    os.link(tmp_path / "p", tmp_path / "q")
+    (tmp_path / "q").unlink()
+
+    part.publish(tmp_path / "final", replaces=None)
+    part.close()
+
+    assert (tmp_path / "final").read_bytes() == b"good"
+
+
+def test_what_appeared_is_reported_before_what_was_removed(tmp_path: Path) -> None:
+    """Another process has finished the file and tidied up: that is the news that counts."""
+    part = part_with(tmp_path / "p", b"good")
+    (tmp_path / "p").rename(tmp_path / "final")
+
+    with pytest.raises(Occupied):
+        part.publish(tmp_path / "final", replaces=None)
+    part.close()
+
+    assert (tmp_path / "final").read_bytes() == b"good"
+
+
 def test_publishing_is_barrier_rename_folder_journal(tmp_path: Path, needs_strace: None) -> None:
     """The order of section 5: bytes durable, name set, name durable, and only then no journal."""
     folder = tmp_path / "x"
@@ -384,6 +508,57 @@ def test_publishing_is_barrier_rename_folder_journal(tmp_path: Path, needs_strac
     ]
 
 
+def test_renaming_alone_syncs_nothing(tmp_path: Path, needs_strace: None) -> None:
+    """Who publishes many small files syncs all parts before and each folder once afterwards."""
+    (tmp_path / "x").mkdir()
+    code = """
+    from tests.store.test_sink import part_with
+    part = part_with(Path(sys.argv[1]) / "p", b"proven")
+    part.rename(Path(sys.argv[1]) / "final", replaces=None)
+    """
+
+    traced = trace(code, tmp_path / "x", calls="fdatasync,fsync,pwrite64,rename,renameat,renameat2")
+
+    assert traced.steps == ["pwrite64 p", "rename p final"]
+
+
+@pytest.mark.parametrize("state", ["open", "released"])
+def test_a_renamed_part_has_the_stamp_of_its_file(tmp_path: Path, state: str) -> None:
+    """Whether or not it is still open: the stamp is for recognising the file later."""
+    part = part_with(tmp_path / "p", b"proven")
+    if state == "released":
+        part.release()
+
+    stamp = part.rename(tmp_path / "final", replaces=None)
+    part.close()
+
+    assert stamp == Stamp.of((tmp_path / "final").lstat())
+    assert (tmp_path / "final").read_bytes() == b"proven"
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("how", ["changed", "swapped", "gone", "occupied"])
+def test_a_released_part_is_renamed_as_it_was_left_or_not_at_all(tmp_path: Path, how: str) -> None:
+    """What somebody touched in between is not published, and nothing is overwritten."""
+    part, final = part_with(tmp_path / "p", b"proven"), tmp_path / "final"
+    part.release()
+    if how == "changed":
+        (tmp_path / "p").write_bytes(b"forged")
+    elif how == "swapped":
+        (tmp_path / "q").write_bytes(b"forged")
+        (tmp_path / "q").replace(tmp_path / "p")
+    elif how == "gone":
+        (tmp_path / "p").unlink()
+    else:
+        final.write_bytes(b"theirs")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    with pytest.raises(Occupied if how == "occupied" else StorageError):
+        part.rename(final, replaces=None)
+
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 # -- private parts -------------------------------------------------------------------------------
 
 
@@ -413,6 +588,21 @@ def test_a_private_part_is_never_one_that_somebody_works_on(tmp_path: Path) -> N
         assert part.path.name == "small.whole.mine.part"
         assert (tmp_path / "small.whole.part").read_bytes() == b"theirs"
         assert descriptors() == before
+
+
+def test_a_private_part_never_empties_a_file_with_a_second_name(tmp_path: Path) -> None:
+    """A deduplicator may have linked a leftover with a real file (`jdupes -L`)."""
+    (tmp_path / "published").write_bytes(b"precious")
+    os.link(tmp_path / "published", tmp_path / "s.part")
+    before = descriptors()
+
+    part = open_private(tmp_path, "s", locks=True, token="t")
+    part.write_at(b"new", 0)
+    part.close()
+
+    assert (tmp_path / "published").read_bytes() == b"precious"
+    assert part.path.read_bytes() == b"new"
+    assert descriptors() == before
 
 
 def test_two_private_parts_of_one_process_are_two_files(tmp_path: Path) -> None:
@@ -473,7 +663,7 @@ def test_a_released_part_is_closed_and_still_known(tmp_path: Path) -> None:
 
     part.barrier()
     part.release()
-    part.check_released()
+    part.check_named()
 
     assert not part.open
     assert descriptors() == before - 1
@@ -485,8 +675,8 @@ def test_a_released_part_that_was_changed_is_refused(tmp_path: Path) -> None:
     part.release()
     (tmp_path / "p").write_bytes(b"forged")
 
-    with pytest.raises(StorageError, match="changed by another program"):
-        part.check_released()
+    with pytest.raises(StorageError, match="removed or replaced by another program"):
+        part.check_named()
 
 
 def test_a_released_part_that_was_swapped_is_refused(tmp_path: Path) -> None:
@@ -496,8 +686,18 @@ def test_a_released_part_that_was_swapped_is_refused(tmp_path: Path) -> None:
     (tmp_path / "q").write_bytes(b"proven")
     (tmp_path / "q").replace(tmp_path / "p")
 
-    with pytest.raises(StorageError):
-        part.check_released()
+    with pytest.raises(StorageError, match="removed or replaced by another program"):
+        part.check_named()
+
+
+def test_a_released_part_that_got_a_second_name_is_refused(tmp_path: Path) -> None:
+    """Who has the other name may write there after us."""
+    part = part_with(tmp_path / "p", b"proven")
+    part.release()
+    os.link(tmp_path / "p", tmp_path / "q")
+
+    with pytest.raises(StorageError, match="removed or replaced by another program"):
+        part.check_named()
 
 
 def test_a_released_part_that_is_gone_is_an_error(tmp_path: Path) -> None:
@@ -507,17 +707,57 @@ def test_a_released_part_that_is_gone_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "p").unlink()
 
     with pytest.raises(StorageError, match="looking at"):
-        part.check_released()
+        part.check_named()
 
 
-def test_a_part_that_was_not_released_passes(tmp_path: Path) -> None:
-    """Its open descriptor is its proof."""
+def test_an_open_part_passes_while_its_name_leads_to_it(tmp_path: Path) -> None:
+    """Its bytes may change as they like: we are the ones who write them."""
     part = part_with(tmp_path / "p", b"1")
 
-    part.check_released()
+    part.check_named()
+    part.write_at(b"more", 0)
+    part.check_named()
+    (tmp_path / "p").unlink()
 
-    assert part.open
+    with pytest.raises(StorageError, match="removed or replaced by another program"):
+        part.check_named()
     part.close()
+
+
+# -- removing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["open", "closed", "released"])
+def test_a_removed_part_is_gone(tmp_path: Path, state: str) -> None:
+    """Open or not; removing it again does nothing."""
+    part = part_with(tmp_path / "p", b"worthless")
+    if state == "closed":
+        part.close()
+    elif state == "released":
+        part.release()
+
+    part.remove()
+    part.remove()
+    part.close()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["replaced", "renamed away", "link"])
+def test_a_part_that_lost_its_name_removes_nothing(tmp_path: Path, how: str) -> None:
+    """What has the name by now may be another process's work."""
+    part = part_with(tmp_path / "p", b"ours")
+    (tmp_path / "p").rename(tmp_path / "q")
+    if how == "replaced":
+        (tmp_path / "p").write_bytes(b"theirs")
+    elif how == "link":
+        (tmp_path / "p").symlink_to("q")
+    before = {path: Stamp.of(path.lstat()) for path in tmp_path.iterdir()}
+
+    part.remove()
+    part.close()
+
+    assert {path: Stamp.of(path.lstat()) for path in tmp_path.iterdir()} == before
 
 
 def test_a_failed_opening_leaves_no_descriptor(tiny_disk: Callable[..., Path]) -> None:
