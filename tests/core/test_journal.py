@@ -32,7 +32,7 @@ from modelhaul.core.journal import (
     slots_for,
 )
 from modelhaul.core.span import Span
-from tests.core.properties import thorough
+from tests.support.properties import thorough
 
 SIZE = 40
 NONCE = bytes(range(NONCE_SIZE))

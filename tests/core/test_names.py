@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.core.names import RESERVED_FOLDER, collisions, fault
-from tests.core.properties import thorough
+from tests.support.properties import thorough
 
 # 85 characters of 3 bytes are 255 bytes.
 WIDE = "漢"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from modelhaul.core.origin import MAX_URL, Origin, origin_of, redirect_target, shown
 from modelhaul.errors import ProtocolError, UsageError
-from tests.core.properties import thorough
+from tests.support.properties import thorough
 
 BASE = "https://hub.example/api/v1/file?Revision=master"
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.core.pace import FORGIVE, FORGIVE_MOST, START, Pace, Sample, Throttle
-from tests.core.properties import thorough
+from tests.support.properties import thorough
 
 MB = 1_000_000
 STEP = 0.01

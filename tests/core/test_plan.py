@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from modelhaul.core.plan import Action, FilePlan, Found, Plan, Presence, decide, share
 from modelhaul.core.repo import RemoteFile
-from tests.core.properties import thorough
+from tests.support.properties import thorough
 
 SIZE = 100
 FILE = RemoteFile("model.safetensors", SIZE, sha256=64 * "a")

@@ -17,7 +17,7 @@ from modelhaul.core.repo import (
     sha256_or_none,
 )
 from modelhaul.errors import UsageError
-from tests.core.properties import thorough
+from tests.support.properties import thorough
 
 DIGEST = "0123456789abcdef" * 4
 

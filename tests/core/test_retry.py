@@ -16,7 +16,7 @@ from modelhaul.core.retry import (
     backoff,
     verdict,
 )
-from tests.core.properties import thorough
+from tests.support.properties import thorough
 
 chances = st.floats(0, 1, exclude_max=True)
 EXPECTED = {

@@ -31,7 +31,7 @@ from modelhaul.core.scheduler import (
     SourceState,
 )
 from modelhaul.core.span import Span, SpanSet
-from tests.core.properties import thorough
+from tests.support.properties import thorough
 
 
 def always(source: SourceState) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from modelhaul.core.repo import RemoteFile
 from modelhaul.core.select import matcher, select
 from modelhaul.errors import NothingMatched
-from tests.core.properties import thorough
+from tests.support.properties import thorough
 
 LISTING = [
     RemoteFile(path, 1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from modelhaul.core.span import Span, SpanSet, chunk_stop
-from tests.core.properties import thorough
+from tests.support.properties import thorough
 
 END = 48
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from modelhaul.core.units import duration_text, parse_size, size_text
 from modelhaul.errors import UsageError
-from tests.core.properties import thorough
+from tests.support.properties import thorough
 
 many = settings(thorough, max_examples=500)
 

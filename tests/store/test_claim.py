@@ -312,7 +312,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(steps, max_size=25), st.sets(st.integers(0, 9)))
 @example([("put", 3), ("vouch", 0), ("put", 3)], {3})
 @example([("put", 3), ("void", 3), ("put", 3), ("reopen", 0), ("vouch", 0)], {3})

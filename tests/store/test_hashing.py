@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.errors import StorageError
@@ -36,7 +36,6 @@ def part_with(path: Path, data: bytes) -> PartFile:
 # -- following a frontier ------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=2000), st.lists(st.integers(0, 2000), max_size=8), st.booleans())
 def test_a_prefix_has_its_digest_however_it_grew(data: bytes, stops: list[int], feed: bool) -> None:
     """Read back or fed from memory, in any steps: the digest is that of the prefix."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.core.journal import (
@@ -161,7 +161,6 @@ def test_records_and_header_come_back(tmp_path: Path) -> None:
     assert journal.used == len(RECORDS)
 
 
-@settings(deadline=None)
 @given(batches, st.integers(1, 8))
 def test_any_records_come_back_over_any_number_of_runs(
     runs: list[list[Have | Void]], slots: int

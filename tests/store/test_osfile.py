@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.errors import DiskFull, Occupied, StorageError, UnsafeName
@@ -29,7 +29,6 @@ pause()
 # -- reading and writing -------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 300), st.binary(max_size=80)), max_size=12))
 def test_writes_land_at_their_offsets_and_nowhere_else(writes: list[tuple[int, bytes]]) -> None:
     """A file written by `write_all` reads like memory that was assigned to."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.store.pickles import MOST_BYTES, Inert, load_restricted
@@ -52,7 +52,6 @@ class Persistent(pickle.Pickler):
 # -- what is read --------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(plain, st.sampled_from(PROTOCOLS))
 def test_plain_values_come_back(value: object, protocol: int) -> None:
     """None, numbers, texts, lists, tuples and dicts, of every protocol."""

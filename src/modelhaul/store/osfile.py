@@ -294,6 +294,10 @@ def resolved(path: Path) -> tuple[Path, Path]:
     """
     try:
         shown = Path(os.path.abspath(path.expanduser()))
-        return shown, shown.resolve()
+        real = shown.resolve()
+        # Python 3.13 gives up on a circle without a word, at the link that closes it.
+        if any(at.is_symlink() for at in (real, *real.parents)):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        return shown, real
     except (OSError, RuntimeError) as error:
         raise StorageError(f"{path} cannot be used as a path: {error}") from None

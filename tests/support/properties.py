@@ -6,11 +6,12 @@ none has a deadline, and slow drawing on a machine that does something else is n
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, settings
 
-thorough = settings(
-    derandomize=True,
-    deadline=None,
-    max_examples=300,
-    suppress_health_check=[HealthCheck.too_slow],
+steady = settings(
+    derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
+# `make test-quick` looks at fewer examples: another Python finds other mistakes than more of them.
+thorough = settings(steady, max_examples=60 if os.environ.get("QUICK") else 300)
