@@ -34,7 +34,9 @@ from modelhaul.store.index import Entry, Known
 from modelhaul.store.sink import check_unchanged
 
 MIB = 1 << 20
-#: A run is recorded at a barrier once it is this long; a kill loses less than it per connection.
+#: Runs are recorded this often, in seconds, once they are this long: what a kill may cost per
+#: connection. Not by the barriers alone: on a busy disk those take seconds.
+RECORD_SECONDS = 0.25
 RECORD_MIN = 1 * MIB
 BARRIER_SECONDS = 1.0
 BARRIER_BYTES = 256 * MIB
@@ -309,6 +311,7 @@ class LargeFile(Task):
             async with anyio.create_task_group() as group:
                 group.start_soon(self._write_pieces)
                 group.start_soon(self._follow)
+                group.start_soon(self._keep_records)
                 group.start_soon(self._keep_barriers)
                 self._check_arrival()
                 while not await self._prove():
@@ -390,6 +393,21 @@ class LargeFile(Task):
         self._runs.clear()
         self._append()
 
+    async def _keep_records(self) -> None:
+        while True:
+            await anyio.sleep(RECORD_SECONDS)
+            self._cut_runs()
+
+    def _cut_runs(self) -> None:
+        """Have the writer record every run that is long enough."""
+        for receiver in self.receivers:
+            run = self._runs.get(receiver.lease)
+            pending = run.stop - run.start if run is not None else 0
+            if receiver.held and pending + receiver.held >= RECORD_MIN:
+                receiver.hand_over()
+        self._cut = True
+        self._wake_writer.set()
+
     async def _drained(self) -> None:
         """Wait until everything that is queued now is written, and a cut has been made."""
         target = self._put
@@ -409,13 +427,7 @@ class LargeFile(Task):
                 await self._wake_barrier.wait()
             self._wake_barrier = anyio.Event()
             self._since_barrier = 0
-            for receiver in self.receivers:
-                run = self._runs.get(receiver.lease)
-                pending = run.stop - run.start if run is not None else 0
-                if receiver.held and pending + receiver.held >= RECORD_MIN:
-                    receiver.hand_over()
-            self._cut = True
-            self._wake_writer.set()
+            self._cut_runs()
             await self._drained()
             if self._unsynced:
                 await self._barrier()
