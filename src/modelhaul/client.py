@@ -248,9 +248,13 @@ def _strings(values: Iterable[str]) -> tuple[str, ...]:
 
 def _http(settings: Settings) -> Transport:
     # Imported late: aiohttp costs more than everything else here together.
-    from modelhaul.net.http import HttpTransport
+    if not settings.fast:
+        from modelhaul.net.http import HttpTransport
 
-    return HttpTransport(settings)
+        return HttpTransport(settings)
+    from modelhaul.net.fast import FastTransport
+
+    return FastTransport(settings)
 
 
 # -- the default client of a loop ----------------------------------------------------------------

@@ -179,6 +179,9 @@ class _Nothing(Receiver):
         return self._left
 
     async def wait_buffer(self) -> memoryview:
+        return self.buffer_nowait()
+
+    def buffer_nowait(self) -> memoryview:
         return memoryview(bytearray(self._left))
 
     def commit(self, count: int) -> None:

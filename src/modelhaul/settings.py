@@ -42,6 +42,7 @@ class Settings:
         idle_timeout: seconds a connection may be silent within a body.
         memory: bytes of payload buffers, together.
         reserve: really allocate disk blocks before the first byte.
+        fast: receive straight into our own buffers where that is possible.
         proxies: proxy URL by scheme (`http`, `https`, `all`).
         no_proxy: hosts that are reached without a proxy, as in `NO_PROXY`.
         ca_file, ca_folder: certificates to trust instead of the system's.
@@ -62,6 +63,7 @@ class Settings:
     idle_timeout: float = 30.0
     memory: int = 48 * MIB
     reserve: bool = False
+    fast: bool = True
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
     no_proxy: str = ""
     ca_file: str | None = None
@@ -187,6 +189,7 @@ _VARIABLES: tuple[tuple[str, str, Callable[[str], object]], ...] = (
     ("MODELHAUL_STATE", "state_dir", lambda text: _folder(Path(text))),
     ("MODELHAUL_CONNECTIONS", "connections", _count),
     ("MODELHAUL_PATIENCE", "patience", _seconds),
+    ("MODELHAUL_FAST", "fast", lambda text: text != "0"),
     ("SSL_CERT_FILE", "ca_file", str),
     ("REQUESTS_CA_BUNDLE", "ca_file", str),
     ("CURL_CA_BUNDLE", "ca_file", str),

@@ -31,7 +31,7 @@ class Bucket:
         self.starts = 0
         self._lend = lend
         self._before = before
-        self._lent = bytearray()
+        self._lent: bytearray | None = None
         self._grown = anyio.Event()
 
     def started(self, answer: Answer) -> None:
@@ -42,14 +42,25 @@ class Bucket:
         return max(0, self.want - len(self.data))
 
     async def wait_buffer(self) -> memoryview:
-        if self._before is not None:
+        if self._before is not None and self._lent is None:
             await self._before()
-        self._lent = bytearray(min(self._lend, self.wanted()))
+        return self._room()
+
+    def buffer_nowait(self) -> memoryview | None:
+        if self._before is not None and self._lent is None:
+            return None
+        return self._room()
+
+    def _room(self) -> memoryview:
+        if self._lent is None or len(self._lent) > self.wanted():
+            self._lent = bytearray(min(self._lend, self.wanted()))
         return memoryview(self._lent)
 
     def commit(self, count: int) -> None:
+        assert self._lent is not None
         assert 0 < count <= len(self._lent)
         self.data += self._lent[:count]
+        self._lent = None
         self._grown.set()
         self._grown = anyio.Event()
 

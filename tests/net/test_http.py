@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from modelhaul.errors import (
     StatusError,
     TimedOut,
 )
+from modelhaul.net.fast import FastTransport
 from modelhaul.net.http import HttpTransport
 from modelhaul.net.transport import Answer, Redirect, Request, Response
 from modelhaul.settings import Settings
@@ -39,10 +40,23 @@ DATA = bytes(range(256)) * 20_000  # 5 MB, and every offset tells
 PART = "206 Partial Content"
 
 
+Kind = type[HttpTransport] | type[FastTransport]
+_kind: Kind = HttpTransport
+
+
+@pytest.fixture(params=[HttpTransport, FastTransport], autouse=True)
+def kind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test runs on both paths: nobody above may notice which one it is."""
+    global _kind  # noqa: PLW0603
+    _kind = request.param
+    yield
+    _kind = HttpTransport
+
+
 @contextlib.asynccontextmanager
-async def transport(**changes: Any) -> AsyncIterator[HttpTransport]:
+async def transport(**changes: Any) -> AsyncIterator[HttpTransport | FastTransport]:
     """A transport that is closed afterwards."""
-    made = HttpTransport(Settings(**changes))
+    made = _kind(Settings(**changes))
     try:
         yield made
     finally:
@@ -211,7 +225,10 @@ def test_urls_arrive_byte_for_byte(run: Run, path: str) -> None:
             await net.fetch(target, Bucket(10))
             await net.call(server.url(path), headers={}, limit=100)
 
-        assert [seen.target for seen in server.requests] == [path.removesuffix("?")] * 2
+        # aiohttp drops an empty query, which no signature has been seen to cover.
+        tidied = path.removesuffix("?")
+        fetched = path if _kind is FastTransport else tidied
+        assert [seen.target for seen in server.requests] == [fetched, tidied]
 
     run(main)
 

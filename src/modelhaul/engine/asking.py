@@ -117,5 +117,8 @@ class _Head(Receiver):
     async def wait_buffer(self) -> memoryview:
         return await self._receiver.wait_buffer()
 
+    def buffer_nowait(self) -> memoryview | None:
+        return self._receiver.buffer_nowait()
+
     def commit(self, count: int) -> None:
         self._receiver.commit(count)

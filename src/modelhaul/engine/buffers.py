@@ -55,12 +55,15 @@ class BufferPool:
                 break
         return chosen
 
+    def take_nowait(self, size: int) -> Block | None:
+        """A block of `size` bytes (one of `SIZES`), None if there is none or others wait."""
+        return None if self._waiting else self._grab(size)
+
     async def take(self, size: int) -> Block:
         """A block of `size` bytes (one of `SIZES`). Cancelled: nothing is held."""
-        if not self._waiting:
-            block = self._grab(size)
-            if block is not None:
-                return block
+        block = self.take_nowait(size)
+        if block is not None:
+            return block
         event = anyio.Event()
         slot: list[Block] = []
         self._waiting.append((size, event, slot))

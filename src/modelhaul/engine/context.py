@@ -73,6 +73,10 @@ class Context(Protocol):
     def again(self, job: Job) -> None:
         """A whole file has to be fetched once more."""
 
+    def throttled(self) -> bool:
+        """Whether the user's rate limit forbids the next byte now."""
+        ...
+
     async def wait_throttle(self) -> None:
         """Wait until the user's rate limit allows the next byte."""
 

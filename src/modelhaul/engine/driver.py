@@ -271,10 +271,12 @@ class Engine:
     def again(self, job: Job) -> None:
         self._scheduler.again(job)
 
+    def throttled(self) -> bool:
+        return self._debt_until > 0.0 and self._debt_until > anyio.current_time()
+
     async def wait_throttle(self) -> None:
-        delay = self._debt_until - anyio.current_time()
-        if delay > 0:
-            await anyio.sleep(delay)
+        if self.throttled():
+            await anyio.sleep_until(self._debt_until)
 
     async def recheck(self, order: Order) -> bool:
         return await self._recheck(order)

@@ -101,15 +101,35 @@ class PieceReceiver(LeaseReceiver):
         return 0 if self.lease.revoked else self.lease.remaining
 
     async def wait_buffer(self) -> memoryview:
-        context, lease = self._file.context, self.lease
+        context = self._file.context
         await context.wait_throttle()
         if self._block is None:
-            size = context.pool.block_size(lease.remaining, context.lanes.capacity())
-            self._block = await context.pool.take(size)
-            self._fill, self._start = 0, lease.position
-        # Only now: the lease may have been shortened while we waited.
-        end = chunk_stop(lease.position, context.options.chunk)
-        room = min(self._block.size - self._fill, self.wanted(), end - lease.position)
+            self._begin(await context.pool.take(self._block_size()))
+        return self._room()
+
+    def buffer_nowait(self) -> memoryview | None:
+        context = self._file.context
+        if context.throttled():
+            return None
+        if self._block is None:
+            block = context.pool.take_nowait(self._block_size())
+            if block is None:
+                return None
+            self._begin(block)
+        return self._room()
+
+    def _block_size(self) -> int:
+        context = self._file.context
+        return context.pool.block_size(self.lease.remaining, context.lanes.capacity())
+
+    def _begin(self, block: Block) -> None:
+        self._block, self._fill, self._start = block, 0, self.lease.position
+
+    def _room(self) -> memoryview:
+        """What is free of the block, as far as it is wanted: the lease may have been shortened."""
+        assert self._block is not None
+        end = chunk_stop(self.lease.position, self._file.context.options.chunk)
+        room = min(self._block.size - self._fill, self.wanted(), end - self.lease.position)
         return self._block.view[self._fill : self._fill + room]
 
     def commit(self, count: int) -> None:

@@ -61,13 +61,29 @@ class WholeReceiver(LeaseReceiver):
         context = self._file.context
         await context.wait_throttle()
         if self._block is None:
-            size = context.pool.block_size(self._lease.remaining, context.lanes.capacity())
-            self._block = await context.pool.take(size)
+            self._block = await context.pool.take(self._block_size())
         elif self._fill == self._block.size:
             await self._file.store(self._block.view)
             self._fill = 0
-        room = min(self._block.size - self._fill, self.wanted())
-        return self._block.view[self._fill : self._fill + room]
+        return self._room(self._block)
+
+    def buffer_nowait(self) -> memoryview | None:
+        context = self._file.context
+        if context.throttled():
+            return None
+        if self._block is None:
+            self._block = context.pool.take_nowait(self._block_size())
+        if self._block is None or self._fill == self._block.size:
+            return None
+        return self._room(self._block)
+
+    def _block_size(self) -> int:
+        context = self._file.context
+        return context.pool.block_size(self._lease.remaining, context.lanes.capacity())
+
+    def _room(self, block: Block) -> memoryview:
+        room = min(block.size - self._fill, self.wanted())
+        return block.view[self._fill : self._fill + room]
 
     def commit(self, count: int) -> None:
         self._fill += count

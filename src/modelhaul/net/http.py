@@ -29,6 +29,8 @@ from modelhaul.errors import (
     TransportError,
 )
 from modelhaul.net import rules
+from modelhaul.net.failures import connect_failed, one_line, untrusted
+from modelhaul.net.push import push
 from modelhaul.net.transport import Answer, Receiver, Redirect, Request, Response
 from modelhaul.settings import Settings
 from modelhaul.version import __version__
@@ -38,14 +40,12 @@ if TYPE_CHECKING:
 
 USER_AGENT = f"modelhaul/{__version__}"
 # A signed Location alone can take several kilobytes; aiohttp's default for a line is 8190.
-_MAX_HEADER = 32_768
+MAX_HEADER = 32_768
 # Larger ones cost memory per connection and are slower (measured: docs/internals/tour.md).
 _READ_BUFFER = 1 << 16
 _KEEP_ALIVE = 60.0
 #: Bytes/s that an answer to a call must have on average, once the time for its head is over.
 _FLOOR = 1024
-#: Seconds that the end of a message may come after its last byte.
-_LAST_CHUNK = 0.5
 
 
 class HttpTransport:
@@ -69,13 +69,12 @@ class HttpTransport:
         return session, None if socks else proxy
 
     def _session(self, socks: str | None) -> aiohttp.ClientSession:
-        if self._tls is None:
-            self._tls = _tls_context(self._settings)
+        tls = self.tls_context()
         connector: aiohttp.BaseConnector
         if socks is None:
             # Limits are ours (`engine.lanes`): the connector must not queue behind our back.
             connector = aiohttp.TCPConnector(
-                limit=0, ssl=self._tls, keepalive_timeout=_KEEP_ALIVE, ttl_dns_cache=60
+                limit=0, ssl=tls, keepalive_timeout=_KEEP_ALIVE, ttl_dns_cache=60
             )
         else:
             from aiohttp_socks import ProxyConnector
@@ -84,7 +83,7 @@ class HttpTransport:
             remote_dns = scheme.lower() in ("socks5h", "socks4a", "socks")
             kind = "socks4" if scheme.lower().startswith("socks4") else "socks5"
             connector = ProxyConnector.from_url(
-                f"{kind}://{rest}", rdns=remote_dns, limit=0, ssl=self._tls
+                f"{kind}://{rest}", rdns=remote_dns, limit=0, ssl=tls
             )
         jar: AbstractCookieJar = aiohttp.DummyCookieJar()
         return aiohttp.ClientSession(
@@ -101,9 +100,19 @@ class HttpTransport:
                 sock_read=None,  # see _read
             ),
             read_bufsize=_READ_BUFFER,
-            max_line_size=_MAX_HEADER,
-            max_field_size=_MAX_HEADER,
+            max_line_size=MAX_HEADER,
+            max_field_size=MAX_HEADER,
         )
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Which certificates are trusted, by the settings.
+
+        Raises:
+            CertificateError: they cannot be read.
+        """
+        if self._tls is None:
+            self._tls = _tls_context(self._settings)
+        return self._tls
 
     async def aclose(self) -> None:
         """Close all connections. Usable again afterwards."""
@@ -128,8 +137,6 @@ class HttpTransport:
             )
         try:
             yield response
-        except (aiohttp.ClientError, OSError) as error:
-            raise _mapped(url, error) from error
         finally:
             # Without waiting: a body that was read to its end has given the connection back
             # already, everything else must not be drained.
@@ -148,7 +155,11 @@ class HttpTransport:
             if isinstance(answer, Redirect):
                 return answer
             receiver.started(answer)
-            await self._pump(response, request, answer, receiver)
+
+            async def read() -> bytes:
+                return await _read(response.content, request.url, self._settings.idle_timeout)
+
+            await push(read, request, answer, receiver)
             return answer
 
     async def call(
@@ -179,41 +190,6 @@ class HttpTransport:
                 raise TimedOut(f"{shown(url)} sends its answer in drops")
         return body
 
-    async def _pump(
-        self,
-        response: aiohttp.ClientResponse,
-        request: Request,
-        answer: Answer,
-        receiver: Receiver,
-    ) -> None:
-        """Move the body into the receiver's buffers until it ends or no more is wanted."""
-        where, idle = request.url, self._settings.idle_timeout
-        content = response.content
-        end = answer.stop if answer.stop is not None else request.size
-        skip = request.span.start - answer.start
-        position = answer.start
-        while receiver.wanted() > 0:
-            data = await _read(content, where, idle)
-            if not data:
-                break
-            position += len(data)
-            view = memoryview(data)
-            if end is not None and position > end:
-                view = view[: max(0, len(view) - (position - end))]
-            dropped = min(skip, len(view))
-            skip -= dropped
-            await _commit(view[dropped:], receiver)
-            if end is not None and position > end:
-                raise ProtocolError(f"{shown(where)} sends more than it said")
-        if receiver.wanted() > 0:
-            if answer.stop is not None and position < answer.stop:
-                raise ConnectionLost(
-                    f"{shown(where)} stopped after {position - answer.start} bytes"
-                    f" of {answer.stop - answer.start}"
-                )
-        elif answer.framed and position == end:
-            await _finish(content, where)
-
 
 async def _read(content: aiohttp.StreamReader, url: str, idle: float) -> bytes:
     """The next bytes of a body, b"" at its end.
@@ -221,33 +197,15 @@ async def _read(content: aiohttp.StreamReader, url: str, idle: float) -> bytes:
     With a deadline of our own: aiohttp's is dropped when the framing of a body turns out to be
     broken, and nobody is woken.
     """
-    data = content.read_nowait()
-    if data or content.at_eof():
-        return data
-    with anyio.move_on_after(idle):
-        return await content.readany()
+    try:
+        data = content.read_nowait()
+        if data or content.at_eof():
+            return data
+        with anyio.move_on_after(idle):
+            return await content.readany()
+    except (aiohttp.ClientError, OSError) as error:
+        raise _mapped(url, error) from error
     raise TimedOut(f"{shown(url)} says nothing any more")
-
-
-async def _commit(view: memoryview, receiver: Receiver) -> None:
-    while view:
-        buffer = await receiver.wait_buffer()
-        if not buffer:
-            return  # the rest was given to somebody else
-        count = min(len(buffer), len(view))
-        buffer[:count] = view[:count]
-        receiver.commit(count)
-        view = view[count:]
-
-
-async def _finish(content: aiohttp.StreamReader, url: str) -> None:
-    """Let the parser see the end of the message, so that the connection can be used again.
-
-    Every byte is here: if the end does not come soon, the connection is given up instead.
-    """
-    with anyio.move_on_after(_LAST_CHUNK), contextlib.suppress(aiohttp.ClientError):
-        if await content.readany():
-            raise ProtocolError(f"{shown(url)} sends more than it said")
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
@@ -305,7 +263,7 @@ def _connect_errors(url: str) -> Iterator[None]:
         if not type(error).__module__.startswith(("python_socks", "aiohttp_socks")):
             raise
         raise ConnectFailed(
-            f"the SOCKS proxy fails for {shown(url)}: {_one_line(str(error))}",
+            f"the SOCKS proxy fails for {shown(url)}: {one_line(str(error))}",
             hint="check ALL_PROXY, HTTPS_PROXY and NO_PROXY",
         ) from error
 
@@ -316,22 +274,14 @@ def _mapped(url: str, error: Exception) -> HaulError:
     if isinstance(error, aiohttp.ClientConnectorCertificateError) or isinstance(
         cause, ssl.SSLCertVerificationError
     ):
-        reason = getattr(cause, "verify_message", "") or "certificate verify failed"
-        return CertificateError(
-            f"{where} is not trusted: {reason}",
-            hint="if the site has its own authority, name its file in SSL_CERT_FILE",
-        )
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return ConnectFailed(
-            f"no address known for the host of {where}", hint="check the name and the network"
-        )
+        return untrusted(where, cause)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return ConnectFailed(f"no connection to {where} in time")
     if isinstance(error, TimeoutError):
         return TimedOut(f"{where} says nothing any more")
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return ProxyRefused(
-            f"the proxy refuses {where}: {error.status} {_one_line(error.message)}",
+            f"the proxy refuses {where}: {error.status} {one_line(error.message)}",
             hint="check user and password in HTTPS_PROXY, or NO_PROXY",
         )
     if isinstance(error, aiohttp.ClientProxyConnectionError):
@@ -339,19 +289,14 @@ def _mapped(url: str, error: Exception) -> HaulError:
             f"no connection to the proxy for {where}", hint="check HTTPS_PROXY and NO_PROXY"
         )
     if isinstance(error, aiohttp.ClientConnectorError):
-        text = getattr(cause, "strerror", None) or str(cause)
-        return ConnectFailed(f"no connection to {where}: {_one_line(text)}")
+        return connect_failed(where, error.os_error)
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | OSError):
         return ConnectionLost(f"{where} closed the connection")
     if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
         return ProtocolError(f"{where} is not a usable address")
     # From here on the exception's own text is not used: it may quote the URL with its signature.
     if isinstance(error, aiohttp.ClientResponseError):
-        return ProtocolError(f"{where} does not speak HTTP: {_one_line(error.message)}")
+        return ProtocolError(f"{where} does not speak HTTP: {one_line(error.message)}")
     if isinstance(error, ValueError):
         return ProtocolError(f"{where} does not speak HTTP")
     return TransportError(f"{where}: {type(error).__name__}")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]

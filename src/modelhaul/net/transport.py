@@ -80,6 +80,10 @@ class Receiver(Protocol):
         """
         ...
 
+    def buffer_nowait(self) -> memoryview | None:
+        """The same without waiting: None if there is none at once. Two calls give the same."""
+        ...
+
     def commit(self, count: int) -> None:
         """The first `count` bytes of the last buffer are filled."""
 

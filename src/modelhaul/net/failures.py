@@ -1,0 +1,40 @@
+"""What the system's and TLS's errors mean, for every path that opens connections."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from modelhaul.errors import CertificateError, ConnectFailed, HaulError
+
+
+def connect_failed(where: str, error: OSError) -> HaulError:
+    """The error for a connection that could not be made.
+
+    Args:
+        where: the address as it may be shown.
+        error: what the system, the resolver or the TLS library said.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return untrusted(where, error)
+    if isinstance(error, socket.gaierror):
+        return ConnectFailed(
+            f"no address known for the host of {where}", hint="check the name and the network"
+        )
+    if isinstance(error, TimeoutError):
+        return ConnectFailed(f"no connection to {where} in time")
+    return ConnectFailed(f"no connection to {where}: {one_line(error.strerror or str(error))}")
+
+
+def untrusted(where: str, error: BaseException) -> CertificateError:
+    """The error for a certificate that nobody here trusts."""
+    reason = getattr(error, "verify_message", "") or "certificate verify failed"
+    return CertificateError(
+        f"{where} is not trusted: {reason}",
+        hint="if the site has its own authority, name its file in SSL_CERT_FILE",
+    )
+
+
+def one_line(text: str) -> str:
+    """A foreign message as part of ours."""
+    return " ".join(text.split())[:200]
