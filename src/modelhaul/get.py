@@ -187,6 +187,9 @@ class _Nothing(Receiver):
     def commit(self, count: int) -> None:
         self._left -= count
 
+    def passed(self, count: int) -> None:
+        """Cannot be: it begins at byte 0."""
+
 
 async def _probe_all(
     resources: Resources, addresses: Sequence[Address], emit: Emitter, *, patient: bool = False

@@ -29,6 +29,7 @@ class Bucket:
         self.data = bytearray()
         self.answer: Answer | None = None
         self.starts = 0
+        self.skipped = 0
         self._lend = lend
         self._before = before
         self._lent: bytearray | None = None
@@ -63,6 +64,9 @@ class Bucket:
         self._lent = None
         self._grown.set()
         self._grown = anyio.Event()
+
+    def passed(self, count: int) -> None:
+        self.skipped += count
 
     async def wait_bytes(self, count: int) -> None:
         """Wait until so many bytes have arrived."""

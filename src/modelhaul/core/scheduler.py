@@ -139,6 +139,7 @@ class Lease:
         body: the request has no range, its body begins at byte 0; it is never split.
         rate: bytes/s lately.
         began, last_byte: seconds, monotonic; `first_byte` is None until one came.
+        held: the receiver waits for memory or for the user's limit: its silence is ours.
         revoked: taken back; what still arrives is not used.
     """
 
@@ -152,6 +153,7 @@ class Lease:
     last_byte: float
     first_byte: float | None = None
     rate: float = 0.0
+    held: bool = False
     revoked: bool = False
     _mark: tuple[float, int] = (0.0, 0)
 
@@ -393,6 +395,15 @@ class Scheduler:
         lease.position += count
         lease.last_byte = now
 
+    def hold(self, lease: Lease) -> None:
+        """From here on nothing is read for the lease, for reasons of our own."""
+        lease.held = True
+
+    def hear(self, lease: Lease, now: float) -> None:
+        """The lease's server is not silent, or has just been listened to again."""
+        lease.held = False
+        lease.last_byte = now
+
     def close(self, lease: Lease) -> None:
         """The request is over; what did not arrive is free for others.
 
@@ -432,21 +443,25 @@ class Scheduler:
         for host, some in rates.items():
             host.learn_rate(sum(some) / len(some))
 
-    def overdue(self, now: float, *, idle: bool) -> list[Lease]:
+    def overdue(self, now: float, *, idle: bool, limited: bool = False) -> list[Lease]:
         """Leases that should be taken back: their connection is dead, silent or crawls.
 
         Args:
             now: seconds, monotonic.
             idle: a connection is free and found nothing to do: then patience is short, because
                 these bytes are what everybody waits for.
+            limited: the disk or the user's limit sets the pace: a slow connection says nothing,
+                only a silent one does.
         """
         return [
             lease
             for lease in self._leases
-            if not lease.revoked and lease.remaining and self._is_late(lease, now, idle=idle)
+            if lease.remaining
+            and not (lease.revoked or lease.held)
+            and self._is_late(lease, now, idle=idle, limited=limited)
         ]
 
-    def _is_late(self, lease: Lease, now: float, *, idle: bool) -> bool:
+    def _is_late(self, lease: Lease, now: float, *, idle: bool, limited: bool) -> bool:
         silence = now - lease.last_byte
         if silence >= self._idle_timeout:
             return True
@@ -455,7 +470,7 @@ class Scheduler:
         limit = lease.source.host.patience(answered=lease.first_byte is not None)
         if limit == float("inf"):
             limit = self._patience_beside(lease)
-        return silence >= limit or self._crawls(lease, limit, now)
+        return silence >= limit or (not limited and self._crawls(lease, limit, now))
 
     @staticmethod
     def _patience_beside(lease: Lease) -> float:

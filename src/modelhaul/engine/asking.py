@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import anyio
+
 from modelhaul.core.scheduler import Lease
 from modelhaul.core.span import Span
 from modelhaul.engine.lanes import Lane, Lanes
@@ -19,6 +21,7 @@ class Asking:
     Attributes:
         lane: the origin that the connection counts for now.
         location: the source's address, shared with the other requests of the file.
+        scope: cancelled to take the request back.
         target: where the last hop went.
     """
 
@@ -29,6 +32,7 @@ class Asking:
         self.lease = lease
         self.location = location
         self.lane = lane
+        self.scope = anyio.CancelScope()
         self.target: Target | None = None
         self._lanes = lanes
         self._settled = False
@@ -122,3 +126,6 @@ class _Head(Receiver):
 
     def commit(self, count: int) -> None:
         self._receiver.commit(count)
+
+    def passed(self, count: int) -> None:
+        self._receiver.passed(count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,6 +58,13 @@ class Context(Protocol):
 
     def received(self, lease: Lease, count: int) -> None:
         """Bytes arrived from the network."""
+
+    def heard(self, lease: Lease) -> None:
+        """Bytes went by that nobody wants: its server is not silent."""
+
+    def held(self, lease: Lease) -> AbstractContextManager[None]:
+        """Inside, nothing is read for the lease, for reasons of our own."""
+        ...
 
     def recorded(self, count: int) -> None:
         """Bytes were written that had never been written before."""

@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+import anyio
+
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import Order, Task
 from modelhaul.errors import HaulError, IntegrityError
@@ -15,7 +17,7 @@ from modelhaul.store.claim import part_name
 from modelhaul.store.hashing import STEP
 from modelhaul.store.index import Entry, Known
 from modelhaul.store.osfile import storage_errors
-from modelhaul.store.sink import open_private
+from modelhaul.store.sink import PartFile, open_private
 
 
 class CopyFile(Task):
@@ -34,16 +36,26 @@ class CopyFile(Task):
 
     async def run(self, source: Path) -> None:
         """Copy from `source` and set `result`."""
+        threads, burst = self.context.threads, self.context.burst
         try:
-            await self.context.threads.hash(self._copy, source)
+            part = await threads.hash(self._copy, source)
+            try:
+                if burst is not None and self.order.copy_from is not None:
+                    # One of a file that the update itself brings comes after the burst anyway.
+                    burst.arrive()
+                    await burst.wait()
+                await threads.sync(self._publish, part)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await threads.write(_put_away, part)
         except HaulError as error:
             self.fail(error)
             return
         self.tally.reused = self._done
         self.succeed("copied", size=self._done, digest=self.order.file.sha256)
 
-    def _copy(self, source: Path) -> None:
-        """In a thread: read, hash, write; then barrier, rename and folder sync."""
+    def _copy(self, source: Path) -> PartFile:
+        """In a thread: read, hash, write; then a barrier. Without the lock: it may wait long."""
         file, placement = self.order.file, self.order.placement
         with storage_errors(f"making folders for {placement.final}"):
             osfile.check_parents(placement.root, placement.relative)
@@ -51,8 +63,8 @@ class CopyFile(Task):
             osfile.make_folders(placement.final.parent)
         stem = part_name(file.identity or placement.relative, file.size or 0) + ".copy"
         token = f"{self.context.token}-{id(self):x}"
-        part = open_private(placement.state, stem, locks=self.context.locks, token=token)
-        published = False
+        locks = self.context.locks and self.context.burst is None
+        part = open_private(placement.state, stem, locks=locks, token=token)
         try:
             with storage_errors(f"reading {source}"):
                 fd = os.open(source, os.O_RDONLY)
@@ -71,11 +83,25 @@ class CopyFile(Task):
                     f"{file.path}: {source}, which should hold the same bytes, has changed",
                     hint="run again with --force to check every file",
                 )
-            stamp = part.publish(placement.final, replaces=placement.replaces)
-            published = True
-            known = Known(digest, None, ours=True)
-            self.context.index.remember([Entry(placement.final, stamp, known)])
-        finally:
-            if not published:
-                part.remove()
-            part.close()
+            part.barrier()
+            if self.context.burst is not None:
+                part.release()
+        except BaseException:
+            _put_away(part)
+            raise
+        return part
+
+    def _publish(self, part: PartFile) -> None:
+        """In a thread: rename and folder sync; then the memory learns of it."""
+        placement = self.order.placement
+        stamp = part.rename(placement.final, replaces=placement.replaces)
+        with storage_errors(f"syncing {placement.final.parent}"):
+            osfile.sync_folder(placement.final.parent)
+        known = Known(self.order.file.sha256, None, ours=True)
+        self.context.index.remember([Entry(placement.final, stamp, known)])
+
+
+def _put_away(part: PartFile) -> None:
+    """In a thread: remove the part, if it has not been renamed, and close it."""
+    part.remove()
+    part.close()

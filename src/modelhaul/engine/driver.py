@@ -11,6 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -34,7 +35,14 @@ from modelhaul.engine.meter import Meter
 from modelhaul.engine.task import Order, Task
 from modelhaul.engine.threads import Threads
 from modelhaul.engine.whole import Batch, WholeFile
-from modelhaul.errors import DiskFull, HaulError, Stalled, StorageError, single_error
+from modelhaul.errors import (
+    DiskFull,
+    HaulError,
+    ProtocolError,
+    Stalled,
+    StorageError,
+    single_error,
+)
 from modelhaul.events import (
     Event,
     FileDone,
@@ -97,7 +105,8 @@ class Engine:
         self._budget = Budget()
         self._tasks: dict[int, Task] = {}
         self._locations: dict[tuple[int, int], Location] = {}
-        self._scopes: dict[Lease, anyio.CancelScope] = {}
+        self._askings: dict[Lease, Asking] = {}
+        self._gone: dict[int, HaulError] = {}
         self._large: deque[LargeFile] = deque()
         self._whole: deque[WholeFile] = deque()
         self._copies: dict[str, list[CopyFile]] = {}
@@ -131,8 +140,7 @@ class Engine:
                     group.start_soon(self._batch.run)
                     group.start_soon(self._beat)
                     if self.options.burst:
-                        fetched = len(self._large) + len(self._whole)
-                        self.burst = Burst(fetched, self._open_burst)
+                        self.burst = Burst(self._proofs(), self._open_burst)
                         group.start_soon(self.burst.keep_gate)
                     self._begin()
             except BaseExceptionGroup as failed:
@@ -145,6 +153,12 @@ class Engine:
         if self._fatal is not None:
             raise self._fatal
         return [task.result for task in tasks if task.result is not None]
+
+    def _proofs(self) -> int:
+        """Files that are proven before a burst: all but copies of what the burst itself brings."""
+        copies = [copy for some in self._copies.values() for copy in some]
+        ready = sum(copy.order.copy_from is not None for copy in copies)
+        return len(self._large) + len(self._whole) + ready
 
     async def _open_burst(self) -> None:
         await self.threads.sync(self._before_burst)
@@ -248,9 +262,24 @@ class Engine:
         self._scheduler.advance(lease, count, now)
         self._last_news = now
         self.meter.received += count
+        asking = self._askings.get(lease)
+        if asking is not None:
+            asking.lane.received += count
         if self._throttle is not None:
             delay = self._throttle.spend(count, now)
             self._debt_until = now + delay
+
+    def heard(self, lease: Lease) -> None:
+        self._last_news = anyio.current_time()
+        self._scheduler.hear(lease, self._last_news)
+
+    @contextmanager
+    def held(self, lease: Lease) -> Iterator[None]:
+        self._scheduler.hold(lease)
+        try:
+            yield
+        finally:
+            self._scheduler.hear(lease, anyio.current_time())
 
     def recorded(self, count: int) -> None:
         self._budget.earn(count)
@@ -339,8 +368,8 @@ class Engine:
             location = self._locations[lease.job.key, lease.job.sources.index(lease.source)]
             asking = Asking(task, lease, location, self.lanes, self._lane(lease.source))
             self.meter.most_connections = max(self.meter.most_connections, self.lanes.active)
-            scope = self._scopes[lease] = anyio.CancelScope()
-            self._group.start_soon(self._fetch, asking, scope)
+            self._askings[lease] = asking
+            self._group.start_soon(self._fetch, asking)
 
     def _lane(self, source: SourceState) -> Lane:
         return self.lanes.lane(source.host.name)
@@ -349,27 +378,32 @@ class Engine:
         lane = self._lane(source)
         return lane.has_room() and lane.health.delay(anyio.current_time()) == 0.0
 
-    async def _fetch(self, asking: Asking, scope: anyio.CancelScope) -> None:
+    async def _fetch(self, asking: Asking) -> None:
         """One request, from the lease to the judgement of it."""
         lease = asking.lease
         receiver = asking.task.receiver(lease)
         failure: HaulError | None = None
         try:
-            with scope:
+            with asking.scope:
                 answer = await asking.run(self._transport, receiver)
                 if lease.job.whole:
                     # Storing it needs no connection: somebody else can have it.
                     asking.free()
                     self._dispatch()
                 await receiver.finish(answer)
+                if lease.remaining and lease.position == lease.start and not lease.revoked:
+                    raise ProtocolError(
+                        f"{asking.task.order.file.path}: {asking.lane.host.name} sends nothing of"
+                        " what was asked for"
+                    )
         except HaulError as error:
             failure = error
         finally:
             receiver.close()
             asking.free()
-            del self._scopes[lease]
+            del self._askings[lease]
             self._scheduler.close(lease)
-        if scope.cancelled_caught:
+        if asking.scope.cancelled_caught:
             self._taken_back(asking)
         elif failure is not None:
             self._failed(asking, failure)
@@ -377,6 +411,7 @@ class Engine:
             asking.lane.completed += 1
             asking.lane.health.good()
             lease.source.served()
+        self._check_hope(asking.task)
         self._feed()
         self._dispatch()
 
@@ -404,7 +439,7 @@ class Engine:
                 SourceDropped(path=task.order.file.path, source=source.name, reason=error.message)
             )
         if not job.alive():
-            task.abort(final_error(error, time.time()))
+            self._last_source_gone(task, job, error)
             return
         if costs and not self._budget.spend():
             self._stop(error)
@@ -449,7 +484,23 @@ class Engine:
                 if source.host is host:
                     source.alive = False
             if not task.job.alive():
-                task.abort(final_error(error, time.time()))
+                self._last_source_gone(task, task.job, error)
+            self._check_hope(task)
+
+    def _last_source_gone(self, task: Task, job: Job, error: HaulError) -> None:
+        """No source is left: bodies that are on their way may end, nothing else is asked."""
+        self._gone[job.key] = error
+        for lease in job.leases:
+            if lease.first_byte is None:
+                self._revoke(lease)
+
+    def _check_hope(self, task: Task) -> None:
+        """Give a file up when no source is left; requests that still bring bytes may go on."""
+        job = task.job
+        if job is None or task.result is not None or job.leases or job.key not in self._gone:
+            return
+        if job.whole or job.todo:
+            task.abort(final_error(self._gone[job.key], time.time()))
 
     def _retrying(self, asking: Asking, reason: str) -> None:
         path = asking.task.order.file.path
@@ -466,8 +517,7 @@ class Engine:
             self._scheduler.tick(now)
             limited = self.pool.starved or self._throttle is not None
             self.lanes.tick(now, limited=limited)
-            # Held back by the disk or by the user, connections look silent without being so.
-            for lease in () if limited else self._scheduler.overdue(now, idle=self._idle):
+            for lease in self._scheduler.overdue(now, idle=self._idle, limited=limited):
                 self._scheduler.take_back(lease)
                 self._revoke(lease)
             self._feed()
@@ -478,9 +528,9 @@ class Engine:
                 self._progress()
 
     def _revoke(self, lease: Lease) -> None:
-        scope = self._scopes.get(lease)
-        if scope is not None:
-            scope.cancel()
+        asking = self._askings.get(lease)
+        if asking is not None:
+            asking.scope.cancel()
 
     def _check_patience(self, now: float) -> None:
         if not self._scheduler.hungry():

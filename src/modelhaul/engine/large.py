@@ -22,6 +22,7 @@ from modelhaul.core.scheduler import Job, Lease
 from modelhaul.core.span import Span, SpanSet, chunk_stop
 from modelhaul.core.transfer import Change, State, step
 from modelhaul.engine.buffers import Block
+from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import LeaseReceiver, Order, Task
 from modelhaul.errors import HaulError, IntegrityError, Occupied, StorageError, single_error
@@ -31,6 +32,7 @@ from modelhaul.store import osfile
 from modelhaul.store.claim import Claim, Wanted, claim, crc_of, read_runs
 from modelhaul.store.hashing import STEP, Follower
 from modelhaul.store.index import Entry, Known
+from modelhaul.store.osfile import Stamp
 from modelhaul.store.sink import check_unchanged
 
 MIB = 1 << 20
@@ -53,13 +55,19 @@ MOST_MENDS = 3
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """Bytes that arrived: `block[:length]` belongs at `offset`. `last`: the owner has ended."""
+    """Bytes that arrived: `block[:length]` belongs at `offset`.
+
+    Attributes:
+        last: the owner has ended.
+        stored: written; if a later piece of the batch cannot be, it is not written again.
+    """
 
     owner: Lease
     offset: int
     block: Block | None
     length: int
     last: bool = False
+    stored: bool = False
 
 
 @dataclass(slots=True)
@@ -102,9 +110,10 @@ class PieceReceiver(LeaseReceiver):
 
     async def wait_buffer(self) -> memoryview:
         context = self._file.context
-        await context.wait_throttle()
-        if self._block is None:
-            self._begin(await context.pool.take(self._block_size()))
+        with context.held(self.lease):
+            await context.wait_throttle()
+            if self._block is None:
+                self._begin(await context.pool.take(self._block_size()))
         return self._room()
 
     def buffer_nowait(self) -> memoryview | None:
@@ -141,6 +150,9 @@ class PieceReceiver(LeaseReceiver):
         at_chunk_end = lease.position % self._file.context.options.chunk == 0
         if self._fill == self._block.size or at_chunk_end or lease.remaining == 0:
             self.hand_over()
+
+    def passed(self, count: int) -> None:
+        self._file.context.heard(self.lease)
 
     def hand_over(self) -> None:
         """Give what has arrived to the writer."""
@@ -239,10 +251,8 @@ class LargeFile(Task):
         try:
             if await self._open():
                 await self._fetch_and_prove()
-                if self.context.burst is not None:
-                    self.context.burst.arrive()
-                    await self.context.burst.wait()
-                await self._publish()
+                if self.context.burst is None or await self._wait_for(self.context.burst):
+                    await self._publish()
         except HaulError as error:
             self._change(Change.FAILED)
             self.fail(error)
@@ -263,24 +273,12 @@ class LargeFile(Task):
     async def _open(self) -> bool:
         """Claim part and journal; False if another process finished the file meanwhile."""
         file, context = self.order.file, self.context
-        waited = False
-        while True:
-            self._claim = await context.threads.hash(self._enter)
-            if self._claim is not None:
-                break
-            if self._aborted is not None:
-                raise self._aborted
-            if not waited:
-                reason = f"another process is fetching {file.path}"
-                context.emit(Waiting(reason=reason, seconds=LOCK_POLL))
-            waited = True
-            await anyio.sleep(LOCK_POLL)
-        for note in self._claim.notes:
-            context.emit(Note(message=note))
+        self._claim = await self._wait_claim()
         # Somebody else may have finished it, while we waited or just before we came.
-        moved_on = waited or await context.threads.write(self._moved_on)
-        if moved_on and await context.recheck(self.order):
-            return await self._found_complete()
+        if await context.threads.write(self._moved_on) and await context.recheck(self.order):
+            await self._settle_with_what_is_there()
+            self._change(Change.FOUND_COMPLETE)
+            return False
         self._have = self._claim.have
         self._unsynced = self._claim.unsynced.copy()
         self._most = self.tally.reused = self._have.total
@@ -288,13 +286,29 @@ class LargeFile(Task):
         context.emit(FileStarted(path=file.path, size=self._size, present=self._have.total))
         return True
 
-    async def _found_complete(self) -> bool:
+    async def _wait_claim(self) -> Claim:
+        """The claim, once no other process has it."""
+        waited = False
+        while True:
+            claimed = await self.context.threads.hash(self._enter)
+            if claimed is not None:
+                break
+            if self._aborted is not None:
+                raise self._aborted
+            if not waited:
+                reason = f"another process is fetching {self.order.file.path}"
+                self.context.emit(Waiting(reason=reason, seconds=LOCK_POLL))
+            waited = True
+            await anyio.sleep(LOCK_POLL)
+        for note in claimed.notes:
+            self.context.emit(Note(message=note))
+        return claimed
+
+    async def _settle_with_what_is_there(self) -> None:
         """Somebody else put the wanted content in its place."""
         await self.context.threads.write(self._claimed.discard)
-        self._change(Change.FOUND_COMPLETE)
         self.tally.reused = self._size
         self.succeed("kept", size=self._size, digest=self.order.file.sha256)
-        return False
 
     def _moved_on(self) -> bool:
         """In a thread: whether the final name is not what it was when the plan was made."""
@@ -381,6 +395,8 @@ class LargeFile(Task):
         """In a thread: write pieces, then append the records of runs that have ended."""
         claimed, chunk = self._claimed, self.context.options.chunk
         for piece in pieces:
+            if piece.stored:
+                continue
             run = self._runs.get(piece.owner)
             if piece.block is not None:
                 data = piece.block.view[: piece.length]
@@ -395,6 +411,7 @@ class LargeFile(Task):
                 run.stop += piece.length
             if run is not None and (piece.last or run.stop % chunk == 0):
                 self._ended.append(self._runs.pop(piece.owner).record())
+            piece.stored = True
         if cut:
             for owner, run in list(self._runs.items()):
                 if run.stop - run.start >= RECORD_MIN:
@@ -548,6 +565,37 @@ class LargeFile(Task):
 
     # -- 5 and 6: publication ------------------------------------------------------------------
 
+    async def _wait_for(self, burst: Burst) -> bool:
+        """Wait until every file is proven; False if another process has published this one.
+
+        Without open files: they may be thousands, descriptors are not. That gives up the lock, so
+        what is found afterwards has to be the very part that was left.
+        """
+        part = self._claimed.part
+
+        def rest() -> Stamp:
+            count = self._claimed.journal.used
+            part.barrier()
+            self._claimed.journal.synced(count)
+            stamp = part.stamp()
+            self._claimed.close()
+            return stamp
+
+        left = await self.context.threads.sync(rest)
+        burst.arrive()
+        await burst.wait()
+        self._claim = await self._wait_claim()
+        if self._claim.part.stamp() == left and self._claim.have.total == self._size:
+            return True
+        if not await self.context.recheck(self.order):
+            raise StorageError(
+                f"{part.path} was changed by another program while it waited to be published",
+                hint="run the same command again",
+            )
+        await self._settle_with_what_is_there()
+        self._change(Change.PUBLISHED)
+        return False
+
     async def _publish(self) -> None:
         """Barrier, rename, folder sync; then the journal goes and the memory learns of it."""
         claimed, placement, file = self._claimed, self.order.placement, self.order.file
@@ -582,20 +630,22 @@ class LargeFile(Task):
             self._change(Change.STOPPED)
         if self._claim is None:
             return
-        if self.state is not State.DONE:
-            with anyio.move_on_after(STOP_SECONDS):
-                while self.receivers:
-                    self._receiver_gone = anyio.Event()
-                    await self._receiver_gone.wait()
-            # What ends the run is on its way already; a disk that fails now adds nothing to it.
-            with contextlib.suppress(StorageError):
-                await self._salvage(self._claim)
-        self._closed = True
-        for piece in self._queue:
-            if piece.block is not None:
-                self.context.pool.give(piece.block)
-        self._queue.clear()
-        self._claim.close()
+        try:
+            if self.state is not State.DONE:
+                with anyio.move_on_after(STOP_SECONDS):
+                    while self.receivers:
+                        self._receiver_gone = anyio.Event()
+                        await self._receiver_gone.wait()
+                # What ends the run is on its way already; a disk that fails now adds nothing.
+                with contextlib.suppress(StorageError):
+                    await self._salvage(self._claim)
+        finally:
+            self._closed = True
+            for piece in self._queue:
+                if piece.block is not None:
+                    self.context.pool.give(piece.block)
+            self._queue.clear()
+            self._claim.close()
 
     async def _salvage(self, claimed: Claim) -> None:
         """Save what has arrived, as far as the disk still takes it."""

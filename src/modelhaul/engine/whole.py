@@ -18,6 +18,7 @@ from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import LeaseReceiver, Order, Task
 from modelhaul.errors import (
+    ConnectionLost,
     HaulError,
     IntegrityError,
     Occupied,
@@ -59,12 +60,13 @@ class WholeReceiver(LeaseReceiver):
 
     async def wait_buffer(self) -> memoryview:
         context = self._file.context
-        await context.wait_throttle()
-        if self._block is None:
-            self._block = await context.pool.take(self._block_size())
-        elif self._fill == self._block.size:
-            await self._file.store(self._block.view)
-            self._fill = 0
+        with context.held(self._lease):
+            await context.wait_throttle()
+            if self._block is None:
+                self._block = await context.pool.take(self._block_size())
+            elif self._fill == self._block.size:
+                await self._file.store(self._block.view)
+                self._fill = 0
         return self._room(self._block)
 
     def buffer_nowait(self) -> memoryview | None:
@@ -89,7 +91,16 @@ class WholeReceiver(LeaseReceiver):
         self._fill += count
         self._file.received(self._lease, count)
 
+    def passed(self, count: int) -> None:
+        self._file.context.heard(self._lease)
+
     async def finish(self, answer: Answer) -> None:
+        size = self._file.order.file.size
+        if size is not None and self._lease.remaining:
+            # The body ended where it said it would, and that is not where the file ends.
+            raise ConnectionLost(
+                f"{self._file.order.file.path}: {self._lease.position} bytes came of {size}"
+            )
         if self._lease.stop == UNBOUNDED:
             if not answer.framed and self._file.order.file.sha256 is None:
                 raise ProtocolError(
@@ -230,15 +241,21 @@ class Batch:
         self._full = anyio.Event()
 
     async def add(self, ready: Ready) -> None:
-        """Take a file in."""
+        """Take a file in. It is the batch's from here on, whatever happens meanwhile."""
         context = self._context
-        if context.burst is not None:
-            # It may take long until the burst: keep no descriptor open that long.
-            await context.threads.sync(ready.part.barrier)
-            ready.part.release()
-            context.burst.arrive()
         self._ready.append(ready)
         self.size += ready.size
+        if context.burst is not None:
+            # It may take long until the burst: keep no descriptor open that long.
+            try:
+                await context.threads.sync(ready.part.barrier)
+            except HaulError:
+                self._ready.remove(ready)
+                self.size -= ready.size
+                await context.threads.write(_discard, ready)
+                raise
+            ready.part.release()
+            context.burst.arrive()
         self._begun.set()
         if len(self._ready) >= BATCH_FILES or self.size >= BATCH_BYTES:
             self._full.set()

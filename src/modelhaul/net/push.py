@@ -44,13 +44,16 @@ async def push(read: Read, request: Request, answer: Answer, receiver: Receiver)
         if end is not None and position > end:
             view = view[: max(0, len(view) - (position - end))]
         dropped = min(skip, len(view))
-        skip -= dropped
+        if dropped:
+            skip -= dropped
+            receiver.passed(dropped)
         await commit(view[dropped:], receiver)
         if end is not None and position > end:
             raise ProtocolError(f"{shown(where)} sends more than it said")
     if receiver.wanted() > 0:
-        if answer.stop is not None and position < answer.stop:
-            raise cut_short(where, position - answer.start, answer.stop - answer.start)
+        # Where a server states no length, the size of the file is what the body must reach.
+        if end is not None and position < end:
+            raise cut_short(where, position - answer.start, end - answer.start)
     elif answer.framed and position == end:
         await _finish(read, where)
 

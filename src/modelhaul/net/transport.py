@@ -87,6 +87,9 @@ class Receiver(Protocol):
     def commit(self, count: int) -> None:
         """The first `count` bytes of the last buffer are filled."""
 
+    def passed(self, count: int) -> None:
+        """`count` bytes before the wanted ones went by: the server is not silent."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:

@@ -90,6 +90,11 @@ class PartFile:
         """Bytes the file is long now; says nothing about how many of them count."""
         return os.fstat(self._fd).st_size
 
+    def stamp(self) -> Stamp:
+        """What tells this state of the part from a later one."""
+        with storage_errors(f"looking at {self.path}"):
+            return Stamp.of(os.fstat(self._fd))
+
     def resize(self, size: int) -> None:
         """Set the length; new bytes read as zeros and count for nothing."""
         with storage_errors(f"resizing {self.path}"):
