@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import resource
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -415,6 +417,46 @@ def test_a_disk_that_fails_ends_the_run_and_a_new_disk_goes_on(target: Path, kin
     (result,) = virtual(lambda: rig.bring(rig.order(remote("w", data))))
 
     assert result.error is None
+    assert (target / "w").read_bytes() == data
+
+
+class FullAfter(InlineThreads):
+    """A disk on which a part can take so many more bytes, however they are written."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(write=0.3, sync=0.01)
+        self._room = room
+
+    async def _run(self, kind, call, *args):  # type: ignore[no-untyped-def]
+        part = getattr(getattr(call, "__self__", None), "_claim", None)
+        if part is None or call.__name__ != "_store":
+            return await super()._run(kind, call, *args)
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self._room, limit[1]))
+        try:
+            return await super()._run(kind, call, *args)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+def test_a_write_that_fails_among_others_leaves_the_journal_right(target: Path) -> None:
+    """Some pieces of a batch are written when the next one cannot be: each is written once."""
+    data = payload(6 * MIB)
+    served = {f"{ORIGIN}/w": Served(data, rate=20e6)}
+    rig = Rig(target, FakeNetwork(served), threads=FullAfter(3 * MIB), connections=4)
+    before = len(os.listdir("/proc/self/fd"))
+
+    with pytest.raises(StorageError, match="too large"):
+        virtual(lambda: rig.bring(rig.order(remote("w", data))))
+    after = len(os.listdir("/proc/self/fd"))
+    (work,) = claim.unfinished(target / ".modelhaul")
+    rig.threads, rig.network = InlineThreads(), FakeNetwork(served)
+    (result,) = virtual(lambda: rig.bring(rig.order(remote("w", data))))
+
+    assert after == before
+    assert 0 < work.have <= 3 * MIB
+    assert result.error is None
+    assert result.reused == work.have
     assert (target / "w").read_bytes() == data
 
 

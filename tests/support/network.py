@@ -14,6 +14,7 @@ import anyio
 from modelhaul.core.span import Span
 from modelhaul.errors import ConnectionLost, TransportError
 from modelhaul.net import rules
+from modelhaul.net.push import push
 from modelhaul.net.transport import Answer, Receiver, Redirect, Request, Response
 
 SLICE = 64 * 1024
@@ -47,8 +48,10 @@ class Fault:
         status: with `headers`, instead of the right answer's.
         cut: bytes of the body after which the connection is lost.
         silent: bytes of the body after which nothing comes any more.
+        ends: bytes of the body after which it ends; no length is stated.
         rate: bytes/s instead of the file's.
         flip: positions in the file whose byte is wrong in this answer.
+        short: bytes that a whole answer has, as its own headers say.
         serve: the span that is really sent, header included, instead of the one asked for.
         ignore_range: send the whole body with 200.
     """
@@ -58,9 +61,11 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: int | None = None
     silent: int | None = None
+    ends: int | None = None
     rate: float | None = None
     flip: tuple[int, ...] = ()
     serve: Span | None = None
+    short: int | None = None
     ignore_range: bool = False
 
 
@@ -82,12 +87,15 @@ class FakeNetwork:
     Args:
         files: by URL.
         fault: looks at each request and may make its answer go wrong.
+        pipe: bytes/s that all connections share, None for as much as they like.
     """
 
     def __init__(
         self,
         files: Mapping[str, Served],
         fault: Callable[[Asked], Fault | None] = lambda asked: None,
+        *,
+        pipe: float | None = None,
     ) -> None:
         self.files = dict(files)
         self.fault = fault
@@ -98,6 +106,14 @@ class FakeNetwork:
         self.most_active = 0
         self.sent = 0
         self.closed = 0
+        self._pipe = pipe
+        self._pipe_free = 0.0
+
+    async def pass_pipe(self, count: int) -> None:
+        """Wait for the turn of `count` bytes on the line that all connections share."""
+        if self._pipe is not None:
+            self._pipe_free = max(self._pipe_free, anyio.current_time()) + count / self._pipe
+            await anyio.sleep_until(self._pipe_free)
 
     async def fetch(self, request: Request, receiver: Receiver) -> Answer | Redirect:
         asked = Asked(
@@ -135,7 +151,8 @@ class FakeNetwork:
             for position in fault.flip:
                 wrong[position] ^= 0xFF
             data = bytes(wrong)
-        await self._body(request, receiver, data, span, served, fault)
+        body = _Body(self, data, span, served, fault)
+        await push(body.read, request, answer, receiver)
         return answer
 
     def _head(
@@ -149,7 +166,11 @@ class FakeNetwork:
             return 302, {"location": served.redirect(request)}, Span(0, 0)
         size = len(served.data)
         if request.whole or fault.ignore_range:
-            headers = {"content-length": str(size), **served.headers, **fault.headers}
+            headers = {**served.headers, **fault.headers}
+            if fault.ends is None:
+                headers.setdefault("content-length", str(size))
+            if fault.short is not None:
+                return 206, headers, Span(0, fault.short)
             return 200, headers, Span(0, size)
         span = fault.serve or request.span
         headers = {
@@ -159,45 +180,6 @@ class FakeNetwork:
             **fault.headers,
         }
         return 206, headers, span
-
-    async def _body(
-        self,
-        request: Request,
-        receiver: Receiver,
-        data: bytes,
-        span: Span,
-        served: Served,
-        fault: Fault,
-    ) -> None:
-        rate = fault.rate or served.rate
-        position, sent = span.start, 0
-        skip = request.span.start - span.start
-        while position < span.stop and receiver.wanted() > 0:
-            step = min(SLICE, span.stop - position)
-            for limit in (fault.cut, fault.silent):
-                if limit is not None:
-                    step = min(step, limit - sent)
-            if step > 0:
-                await anyio.sleep(step / rate)
-                piece = memoryview(data[position : position + step])
-                position += step
-                sent += step
-                self.sent += step
-                dropped = min(skip, len(piece))
-                skip -= dropped
-                piece = piece[dropped:]
-                while piece:
-                    buffer = await receiver.wait_buffer()
-                    if not buffer:
-                        return
-                    count = min(len(buffer), len(piece))
-                    buffer[:count] = piece[:count]
-                    receiver.commit(count)
-                    piece = piece[count:]
-            if fault.cut is not None and sent >= fault.cut:
-                raise ConnectionLost("the connection was cut")
-            if fault.silent is not None and sent >= fault.silent:
-                await anyio.sleep_forever()
 
     async def call(
         self, url: str, *, headers: Mapping[str, str], limit: int
@@ -211,6 +193,42 @@ class FakeNetwork:
 
     async def aclose(self) -> None:
         self.closed += 1
+
+
+class _Body:
+    """The bytes of one answer, at the speed of its line, until a fault ends them."""
+
+    def __init__(
+        self, network: FakeNetwork, data: bytes, span: Span, served: Served, fault: Fault
+    ) -> None:
+        self._network = network
+        self._data = data
+        self._span = span
+        self._rate = fault.rate or served.rate
+        self._fault = fault
+        self._sent = 0
+
+    async def read(self) -> bytes:
+        """The next piece, b"" at the end."""
+        fault, left = self._fault, self._span.length - self._sent
+        if left == 0:
+            return b""
+        step = min(SLICE, left)
+        for limit in (fault.cut, fault.silent, fault.ends):
+            if limit is not None:
+                step = min(step, limit - self._sent)
+        if step > 0:
+            await anyio.sleep(step / self._rate)
+            await self._network.pass_pipe(step)
+            start = self._span.start + self._sent
+            self._sent += step
+            self._network.sent += step
+            return self._data[start : start + step]
+        if self._sent == fault.cut:
+            raise ConnectionLost("the connection was cut")
+        if self._sent == fault.silent:
+            await anyio.sleep_forever()
+        return b""
 
 
 class Refusing(FakeNetwork):

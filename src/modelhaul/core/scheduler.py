@@ -218,6 +218,10 @@ class Scheduler:
         """Whether bytes are wanted from the network, asked for or not."""
         return bool(self._leases) or bool(self._whole) or self.unleased() > 0
 
+    def wants(self, job: Job) -> bool:
+        """Whether a job waits for somebody to fetch bytes of it."""
+        return job in self._whole if job.whole else job.key in self._ranged and bool(job.todo)
+
     def knows(self, job: Job) -> bool:
         """Whether a ranged job still wants bytes."""
         return job.key in self._ranged

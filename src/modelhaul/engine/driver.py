@@ -96,6 +96,7 @@ class Engine:
         self._transport = transport
         self._throttle = throttle
         self._debt_until = 0.0
+        self._held_back = False  # the user's limit has made somebody wait since the last tick
         self._emit = emit
         self._recheck = recheck
         self._before_burst = before_burst
@@ -286,6 +287,7 @@ class Engine:
 
     def add_job(self, job: Job) -> None:
         self._scheduler.add(job)
+        self._check_hope(self._tasks[job.key])
         self._dispatch()
 
     def remove_job(self, job: Job) -> None:
@@ -305,6 +307,7 @@ class Engine:
 
     async def wait_throttle(self) -> None:
         if self.throttled():
+            self._held_back = True
             await anyio.sleep_until(self._debt_until)
 
     async def recheck(self, order: Order) -> bool:
@@ -325,6 +328,7 @@ class Engine:
             else:
                 assert file.job is not None
                 self._scheduler.add(file.job)
+                self._check_hope(file)
         while self._large:
             # One that waits for the burst does no work any more.
             working = sum(file.state is not State.PUBLISHING for file in self._moving.values())
@@ -439,12 +443,12 @@ class Engine:
                 SourceDropped(path=task.order.file.path, source=source.name, reason=error.message)
             )
         if not job.alive():
-            self._last_source_gone(task, job, error)
-            return
-        if costs and not self._budget.spend():
+            self._last_source_gone(job, error)
+        elif costs and not self._budget.spend():
             self._stop(error)
             return
-        self._retrying(asking, error.message)
+        else:
+            self._retrying(asking, error.message)
         if job.whole:
             self._scheduler.again(job)
 
@@ -484,10 +488,10 @@ class Engine:
                 if source.host is host:
                     source.alive = False
             if not task.job.alive():
-                self._last_source_gone(task, task.job, error)
+                self._last_source_gone(task.job, error)
             self._check_hope(task)
 
-    def _last_source_gone(self, task: Task, job: Job, error: HaulError) -> None:
+    def _last_source_gone(self, job: Job, error: HaulError) -> None:
         """No source is left: bodies that are on their way may end, nothing else is asked."""
         self._gone[job.key] = error
         for lease in job.leases:
@@ -495,11 +499,12 @@ class Engine:
                 self._revoke(lease)
 
     def _check_hope(self, task: Task) -> None:
-        """Give a file up when no source is left; requests that still bring bytes may go on."""
+        """Give a file up when it wants bytes, no source is left and no request is under way."""
         job = task.job
-        if job is None or task.result is not None or job.leases or job.key not in self._gone:
+        if job is None or task.result is not None or job.leases or job.alive():
             return
-        if job.whole or job.todo:
+        if self._scheduler.wants(job):
+            self._scheduler.remove(job)
             task.abort(final_error(self._gone[job.key], time.time()))
 
     def _retrying(self, asking: Asking, reason: str) -> None:
@@ -515,7 +520,7 @@ class Engine:
             await anyio.sleep(TICK)
             now = anyio.current_time()
             self._scheduler.tick(now)
-            limited = self.pool.starved or self._throttle is not None
+            limited, self._held_back = self.pool.starved or self._held_back, False
             self.lanes.tick(now, limited=limited)
             for lease in self._scheduler.overdue(now, idle=self._idle, limited=limited):
                 self._scheduler.take_back(lease)
