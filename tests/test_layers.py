@@ -45,6 +45,9 @@ CORE_MAY = {
 HOMES = {
     "aiohttp": ("net.http", "server"),
     "aiohttp_socks": ("net.http",),
+    "aiohappyeyeballs": ("net.fast",),
+    "h11": ("net.fast",),
+    "zlib_ng": ("engine", "store"),
     "yarl": ("net.http",),
     "typer": ("cli",),
     "rich": ("cli",),

@@ -75,8 +75,3 @@ def step(state: State, change: Change) -> State:
         return _TABLE[state][change]
     except KeyError:
         raise IllegalChange(f"{change.name} in state {state.name}") from None
-
-
-def is_over(state: State) -> bool:
-    """Whether nothing can happen to the file any more in this run."""
-    return not _TABLE[state]

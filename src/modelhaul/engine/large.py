@@ -13,9 +13,9 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from dataclasses import dataclass
-from zlib import crc32
 
 import anyio
+from zlib_ng.zlib_ng import crc32
 
 from modelhaul.core.journal import Have, Record
 from modelhaul.core.scheduler import Job, Lease

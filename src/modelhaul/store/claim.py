@@ -15,12 +15,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from zlib import crc32
+
+from zlib_ng.zlib_ng import crc32
 
 from modelhaul.core import journal as format_
 from modelhaul.core.journal import Have, Header, JournalUnreadable, Record
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.store import osfile
+from modelhaul.store.hashing import STEP
 from modelhaul.store.journalfile import JournalFile, parse_journal
 from modelhaul.store.osfile import storage_errors
 from modelhaul.store.sink import PartFile
@@ -31,7 +33,6 @@ ASIDE = ".aside"
 MARKER = ".update"
 # Parts of other processes that nobody has touched for this long are taken for dead.
 ORPHAN_SECONDS = 7 * 86_400
-_READ = 1 << 20
 
 
 @dataclass(slots=True)
@@ -41,7 +42,6 @@ class Claim:
     Attributes:
         have: bytes that count: vouched for, or compared with their CRC just now.
         unsynced: those of them that no barrier has vouched for yet.
-        runs: whole runs with CRC and source, for finding local damage later.
         notes: what a person may want to know (something was set aside, adopted, lost).
     """
 
@@ -49,7 +49,6 @@ class Claim:
     journal: JournalFile
     have: SpanSet
     unsynced: SpanSet = field(default_factory=SpanSet)
-    runs: list[Have] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -201,15 +200,14 @@ def _resume(
         journal.void(list(void))
     if part.size != header.size:
         part.resize(header.size)
-    runs = [run for run in ledger.runs if have.covers(run.span)]
-    return Claim(part, journal, have, unsynced, runs, notes)
+    return Claim(part, journal, have, unsynced, notes)
 
 
 def _check(part: PartFile, runs: tuple[Have, ...]) -> tuple[list[Have], list[Have]]:
     """Split runs into those whose bytes in the part have their CRC and the others."""
     good: list[Have] = []
     bad: list[Have] = []
-    buffer = memoryview(bytearray(_READ))
+    buffer = memoryview(bytearray(STEP))
     for run in runs:
         same = crc_of(part, run.span, buffer) == run.crc
         (good if same else bad).append(run)
@@ -305,7 +303,6 @@ def _copy_runs(journal_path: Path, part_path: Path, mine: Claim) -> int:
             mine.journal.append([run])
             mine.have.add(run.span)
             mine.unsynced.add(run.span)
-            mine.runs.append(run)
             copied += run.span.length
     finally:
         other.close()

@@ -11,8 +11,9 @@ from modelhaul.store import osfile
 from modelhaul.store.osfile import Stamp, storage_errors
 from modelhaul.store.sink import PartFile
 
-#: Bytes read and hashed at a time: large enough that calls cost nothing, small enough for L2.
-STEP = 1 << 20
+#: Bytes read and hashed at a time: large enough that calls cost little, small enough that the copy
+#: stays in a core's own cache (reading 2 GiB of cached pages took a third of the time of 1 MiB).
+STEP = 1 << 17
 
 
 class Follower:
@@ -40,11 +41,6 @@ class Follower:
                 )
             self._sha256.update(view[:count])
             self.position += count
-
-    def feed(self, data: memoryview) -> None:
-        """Hash bytes that follow directly on what was hashed."""
-        self._sha256.update(data)
-        self.position += len(data)
 
     def hexdigest(self) -> str:
         """The digest of the first `position` bytes."""
