@@ -7,25 +7,27 @@ ends the connection (uvloop) or stalls it silently (uvloop with TLS). So reading
 go to a scratch buffer and are copied.
 
 Heads are parsed by h11, and so are bodies that are framed otherwise than by their length. What
-needs a proxy, and every small call, goes the aiohttp way, without anybody above noticing.
+needs a proxy goes the aiohttp way, without anybody above noticing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from socket import AI_NUMERICHOST, AI_NUMERICSERV, SOCK_STREAM, getaddrinfo
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import aiohappyeyeballs
 import anyio
 import h11
 
-from modelhaul.core.origin import origin_of, shown
+from modelhaul.core.origin import origin_of, redirect_target, shown
+from modelhaul.core.retry import Verdict, verdict
 from modelhaul.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -36,10 +38,24 @@ from modelhaul.errors import (
 )
 from modelhaul.net import rules
 from modelhaul.net.failures import connect_failed
-from modelhaul.net.http import MAX_HEADER, USER_AGENT, HttpTransport
 from modelhaul.net.push import commit, cut_short, push
-from modelhaul.net.transport import Answer, Receiver, Redirect, Request, Response
+from modelhaul.net.small import decoded, read_whole
+from modelhaul.net.tls import tls_context
+from modelhaul.net.transport import (
+    MAX_HEADER,
+    USER_AGENT,
+    Answer,
+    Receiver,
+    Redirect,
+    Request,
+    Response,
+)
 from modelhaul.settings import Settings
+
+if TYPE_CHECKING:
+    from modelhaul.net.http import HttpTransport
+
+T = TypeVar("T")
 
 _SCRATCH = 1 << 14
 #: A connection that nobody has used for so many seconds is not used again.
@@ -59,14 +75,23 @@ class FastTransport:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._slow = HttpTransport(settings)
+        self._slow: HttpTransport | None = None
+        self._tls: ssl.SSLContext | None = None
         self._idle: dict[str, list[_Connection]] = {}
         self._addresses: dict[tuple[str, int], tuple[float, list[Any]]] = {}
 
     async def call(
         self, url: str, *, headers: Mapping[str, str], limit: int
     ) -> Response | Redirect:
-        return await self._slow.call(url, headers=headers, limit=limit)
+        route = self._route(url)
+        if route is None:
+            return await self._other().call(url, headers=headers, limit=limit)
+        question = _question(route, url, {"Accept-Encoding": "gzip", **headers})
+
+        async def exchange(connection: _Connection) -> Response | Redirect:
+            return await self._call(connection, route, question, url, limit)
+
+        return await self._on_connection(url, route, exchange)
 
     async def aclose(self) -> None:
         """Close all connections. Usable again afterwards."""
@@ -78,17 +103,38 @@ class FastTransport:
             for connections in kept.values():
                 for connection in connections:
                     await connection.wait_closed()
-            await self._slow.aclose()
+            if self._slow is not None:
+                await self._slow.aclose()
 
     async def fetch(self, request: Request, receiver: Receiver) -> Answer | Redirect:
         route = self._route(request.url)
         if route is None:
-            return await self._slow.fetch(request, receiver)
-        question = _question(route, request)
+            return await self._other().fetch(request, receiver)
+        headers = {"Accept-Encoding": "identity", **request.headers}
+        if not request.whole:
+            headers["Range"] = request.span.http_range()
+        question = _question(route, request.url, headers)
+
+        async def exchange(connection: _Connection) -> Answer | Redirect:
+            return await self._fetch(connection, route, question, request, receiver)
+
+        return await self._on_connection(request.url, route, exchange)
+
+    def _other(self) -> HttpTransport:
+        """The aiohttp path. Imported when it is needed: aiohttp costs a fifth of a second."""
+        if self._slow is None:
+            from modelhaul.net.http import HttpTransport
+
+            self._slow = HttpTransport(self._settings)
+        return self._slow
+
+    async def _on_connection(
+        self, url: str, route: _Route, exchange: Callable[[_Connection], Awaitable[T]]
+    ) -> T:
         while True:
-            connection = self._kept(route) or await self._connect(request.url, route)
+            connection = self._kept(route) or await self._connect(url, route)
             try:
-                return await self._exchange(connection, route, question, request, receiver)
+                return await exchange(connection)
             except _Stale:
                 continue  # the server closed it meanwhile; no byte of an answer had come
 
@@ -121,13 +167,12 @@ class FastTransport:
             connection.close()
         return None
 
-    def _keep(self, route: _Route, connection: _Connection) -> None:
-        self._idle.setdefault(route.origin, []).append(connection)
-
     async def _connect(self, url: str, route: _Route) -> _Connection:
         where = shown(url)
         loop = asyncio.get_running_loop()
-        tls = self._slow.tls_context() if route.tls else None
+        if route.tls and self._tls is None:
+            self._tls = tls_context(self._settings)
+        tls = self._tls if route.tls else None
         try:
             with anyio.fail_after(self._settings.connect_timeout):
                 addresses = await self._resolve(route)
@@ -166,7 +211,31 @@ class FastTransport:
 
     # -- one request ---------------------------------------------------------------------------
 
-    async def _exchange(
+    async def _call(
+        self,
+        connection: _Connection,
+        route: _Route,
+        question: h11.Request,
+        url: str,
+        limit: int,
+    ) -> Response | Redirect:
+        reusable = False
+        try:
+            status, headers = await connection.ask(question, url, self._settings.head_timeout)
+            if verdict(status) is Verdict.REDIRECT:
+                target = redirect_target(url, headers.get("location", ""))
+                reusable = await connection.skip_body(headers)
+                return Redirect(target)
+            connection.decode(self._settings.idle_timeout)
+            body = await read_whole(
+                connection.read_decoded, url, limit, self._settings.head_timeout
+            )
+            reusable = connection.at_end
+            return Response(status=status, headers=headers, body=decoded(url, headers, body, limit))
+        finally:
+            self._leave(route, connection, reusable=reusable)
+
+    async def _fetch(
         self,
         connection: _Connection,
         route: _Route,
@@ -176,13 +245,11 @@ class FastTransport:
     ) -> Answer | Redirect:
         reusable = False
         try:
-            reply = await connection.ask(question, request.url, self._settings.head_timeout)
-            headers = _lower(reply)
-            if "content-length" in headers and "transfer-encoding" in headers:
-                # Two framings: who believes the other one takes body bytes for an answer.
-                raise ProtocolError(f"{shown(request.url)} does not speak HTTP")
+            status, headers = await connection.ask(
+                question, request.url, self._settings.head_timeout
+            )
             try:
-                answer = rules.judge(request, reply.status_code, headers, now=time.time())
+                answer = rules.judge(request, status, headers, now=time.time())
             except StatusError:
                 reusable = await connection.skip_body(headers)
                 raise
@@ -199,10 +266,13 @@ class FastTransport:
             reusable = connection.at_end
             return answer
         finally:
-            if reusable and connection.keeps_alive:
-                self._keep(route, connection)
-            else:
-                connection.close()
+            self._leave(route, connection, reusable=reusable)
+
+    def _leave(self, route: _Route, connection: _Connection, *, reusable: bool) -> None:
+        if reusable and connection.keeps_alive:
+            self._idle.setdefault(route.origin, []).append(connection)
+        else:
+            connection.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,21 +287,15 @@ class _Route:
     target: str
 
 
-def _question(route: _Route, request: Request) -> h11.Request:
-    headers = {
-        "Host": route.authority,
-        "User-Agent": USER_AGENT,
-        "Accept": "*/*",
-        "Accept-Encoding": "identity",
-        **request.headers,
-    }
-    if not request.whole:
-        headers["Range"] = request.span.http_range()
+def _question(route: _Route, url: str, headers: Mapping[str, str]) -> h11.Request:
+    everything = {
+        "Host": route.authority, "User-Agent": USER_AGENT, "Accept": "*/*", **headers
+    }  # fmt: skip
     try:
-        return h11.Request(method="GET", target=route.target, headers=list(headers.items()))
+        return h11.Request(method="GET", target=route.target, headers=list(everything.items()))
     except (h11.LocalProtocolError, UnicodeError):
         # Its text may quote a credential.
-        raise ProtocolError(f"{shown(request.url)} cannot be asked with these headers") from None
+        raise ProtocolError(f"{shown(url)} cannot be asked with these headers") from None
 
 
 def _lower(reply: h11.Response) -> dict[str, str]:
@@ -377,8 +441,10 @@ class _Connection(asyncio.BufferedProtocol):
         """Wait until the socket is closed."""
         await self._closed.wait()
 
-    async def ask(self, question: h11.Request, url: str, timeout: float) -> h11.Response:
-        """Send a request and give the head of its answer, within `timeout` seconds.
+    async def ask(
+        self, question: h11.Request, url: str, timeout: float
+    ) -> tuple[int, dict[str, str]]:
+        """Send a request; give status and headers of its answer, within `timeout` seconds.
 
         Raises:
             TimedOut, ConnectionLost, ProtocolError: no head came, or one that cannot be read.
@@ -410,7 +476,11 @@ class _Connection(asyncio.BufferedProtocol):
         self.keeps_alive = event.http_version == b"1.1" and not any(
             name == b"connection" and b"close" in value.lower() for name, value in event.headers
         )
-        return event
+        headers = _lower(event)
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # Two framings: who believes the other one takes body bytes for an answer.
+            raise ProtocolError(f"{shown(url)} does not speak HTTP")
+        return event.status_code, headers
 
     def _event(self, parser: h11.Connection) -> Any:
         try:

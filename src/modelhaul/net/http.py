@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
-import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ from yarl import URL
 from modelhaul.core.origin import redirect_target, shown
 from modelhaul.core.retry import Verdict, verdict
 from modelhaul.errors import (
-    CertificateError,
     ConnectFailed,
     ConnectionLost,
     HaulError,
@@ -31,21 +29,25 @@ from modelhaul.errors import (
 from modelhaul.net import rules
 from modelhaul.net.failures import connect_failed, one_line, untrusted
 from modelhaul.net.push import push
-from modelhaul.net.transport import Answer, Receiver, Redirect, Request, Response
+from modelhaul.net.small import decoded, read_whole
+from modelhaul.net.tls import tls_context
+from modelhaul.net.transport import (
+    MAX_HEADER,
+    USER_AGENT,
+    Answer,
+    Receiver,
+    Redirect,
+    Request,
+    Response,
+)
 from modelhaul.settings import Settings
-from modelhaul.version import __version__
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractCookieJar
 
-USER_AGENT = f"modelhaul/{__version__}"
-# A signed Location alone can take several kilobytes; aiohttp's default for a line is 8190.
-MAX_HEADER = 32_768
 # Larger ones cost memory per connection and are slower (measured: docs/internals/tour.md).
 _READ_BUFFER = 1 << 16
 _KEEP_ALIVE = 60.0
-#: Bytes/s that an answer to a call must have on average, once the time for its head is over.
-_FLOOR = 1024
 
 
 class HttpTransport:
@@ -69,12 +71,13 @@ class HttpTransport:
         return session, None if socks else proxy
 
     def _session(self, socks: str | None) -> aiohttp.ClientSession:
-        tls = self.tls_context()
+        if self._tls is None:
+            self._tls = tls_context(self._settings)
         connector: aiohttp.BaseConnector
         if socks is None:
             # Limits are ours (`engine.lanes`): the connector must not queue behind our back.
             connector = aiohttp.TCPConnector(
-                limit=0, ssl=tls, keepalive_timeout=_KEEP_ALIVE, ttl_dns_cache=60
+                limit=0, ssl=self._tls, keepalive_timeout=_KEEP_ALIVE, ttl_dns_cache=60
             )
         else:
             from aiohttp_socks import ProxyConnector
@@ -83,7 +86,7 @@ class HttpTransport:
             remote_dns = scheme.lower() in ("socks5h", "socks4a", "socks")
             kind = "socks4" if scheme.lower().startswith("socks4") else "socks5"
             connector = ProxyConnector.from_url(
-                f"{kind}://{rest}", rdns=remote_dns, limit=0, ssl=tls
+                f"{kind}://{rest}", rdns=remote_dns, limit=0, ssl=self._tls
             )
         jar: AbstractCookieJar = aiohttp.DummyCookieJar()
         return aiohttp.ClientSession(
@@ -103,16 +106,6 @@ class HttpTransport:
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
         )
-
-    def tls_context(self) -> ssl.SSLContext:
-        """Which certificates are trusted, by the settings.
-
-        Raises:
-            CertificateError: they cannot be read.
-        """
-        if self._tls is None:
-            self._tls = _tls_context(self._settings)
-        return self._tls
 
     async def aclose(self) -> None:
         """Close all connections. Usable again afterwards."""
@@ -169,26 +162,14 @@ class HttpTransport:
             known = _lower(response.headers)
             if verdict(response.status) is Verdict.REDIRECT:
                 return Redirect(redirect_target(url, known.get("location", "")))
-            body = await self._small_body(url, response, limit)
-            return Response(
-                status=response.status, headers=known, body=_decoded(url, known, body, limit)
-            )
 
-    async def _small_body(
-        self, url: str, response: aiohttp.ClientResponse, limit: int
-    ) -> bytearray:
-        """A whole body, which must keep coming at some speed."""
-        body = bytearray()
-        began = anyio.current_time()
-        idle = self._settings.idle_timeout
-        while data := await _read(response.content, url, idle):
-            body += data
-            if len(body) > limit:
-                raise ProtocolError(f"{shown(url)} sends more than {limit} bytes")
-            seconds = anyio.current_time() - began
-            if seconds > self._settings.head_timeout and len(body) < _FLOOR * seconds:
-                raise TimedOut(f"{shown(url)} sends its answer in drops")
-        return body
+            async def read() -> bytes:
+                return await _read(response.content, url, self._settings.idle_timeout)
+
+            body = await read_whole(read, url, limit, self._settings.head_timeout)
+            return Response(
+                status=response.status, headers=known, body=decoded(url, known, body, limit)
+            )
 
 
 async def _read(content: aiohttp.StreamReader, url: str, idle: float) -> bytes:
@@ -217,35 +198,6 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         found.setdefault(name.lower(), value)
     return found
-
-
-def _decoded(url: str, headers: Mapping[str, str], body: bytearray, limit: int) -> bytes:
-    coding = headers.get("content-encoding", "identity").strip().lower()
-    if coding in ("", "identity"):
-        return bytes(body)
-    if coding not in ("gzip", "x-gzip"):
-        raise ProtocolError(f"{shown(url)} sends a body with {coding} encoding")
-    inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    try:
-        data = inflater.decompress(bytes(body), limit + 1)
-    except zlib.error as error:
-        raise ProtocolError(f"{shown(url)} sends a damaged gzip body ({error})") from None
-    if len(data) > limit or not inflater.eof:
-        raise ProtocolError(f"{shown(url)} sends more than {limit} bytes, or a cut body")
-    return data
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file, capath=settings.ca_folder)
-    except OSError as error:
-        raise CertificateError(
-            f"the certificates in {settings.ca_file or settings.ca_folder} cannot be read"
-            f" ({error.strerror or error})",
-            hint="check SSL_CERT_FILE, SSL_CERT_DIR, REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE",
-        ) from None
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 @contextlib.contextmanager

@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from modelhaul.core.span import Span
+from modelhaul.version import __version__
+
+USER_AGENT = f"modelhaul/{__version__}"
+#: Bytes of the head of an answer: a signed Location alone can take several thousand.
+MAX_HEADER = 32_768
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
