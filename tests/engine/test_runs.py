@@ -428,8 +428,7 @@ class FullAfter(InlineThreads):
         self._room = room
 
     async def _run(self, kind, call, *args):  # type: ignore[no-untyped-def]
-        part = getattr(getattr(call, "__self__", None), "_claim", None)
-        if part is None or call.__name__ != "_store":
+        if call.__name__ != "_store":
             return await super()._run(kind, call, *args)
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (self._room, limit[1]))

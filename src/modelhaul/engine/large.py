@@ -1,33 +1,28 @@
 """One large file in motion: part, journal, hashing behind the frontier, proof, publication.
 
 The crash order of docs/internals/journal.md is all here, from top to bottom of `LargeFile.run`:
-claim (0), pieces written and recorded (1, 2) by `_write_pieces`, barriers (3) by `_barriers`, proof
-(4), publication (5) and removal of the journal (6) by `_publish`.
+claim (0), pieces written and recorded (1, 2) by `PieceWriter`, barriers (3) by `_keep_barriers`,
+proof (4), publication (5) and removal of the journal (6) by `_publish`.
 
-One thread call at a time writes the pieces of a file (`_store`): that is what keeps the CRC of a
-run in order. A barrier may run beside it: it vouches only for what was recorded before it began.
+A barrier may run beside the writing: it vouches only for what was recorded before it began.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import deque
-from dataclasses import dataclass
 
 import anyio
-from zlib_ng.zlib_ng import crc32
 
-from modelhaul.core.journal import Have, Record
+from modelhaul.core.journal import Have
 from modelhaul.core.scheduler import Job, Lease
-from modelhaul.core.span import Span, SpanSet, chunk_stop
+from modelhaul.core.span import Span, SpanSet
 from modelhaul.core.transfer import Change, State, step
-from modelhaul.engine.buffers import Block
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Context
+from modelhaul.engine.pieces import Piece, PieceWriter
 from modelhaul.engine.task import LeaseReceiver, Order, Task
 from modelhaul.errors import HaulError, IntegrityError, Occupied, StorageError, single_error
 from modelhaul.events import FileProgress, FileStarted, Note, Repairing, Waiting
-from modelhaul.net.transport import Answer
 from modelhaul.store import osfile
 from modelhaul.store.claim import Claim, Wanted, claim, crc_of, read_runs
 from modelhaul.store.hashing import STEP, Follower
@@ -36,10 +31,6 @@ from modelhaul.store.osfile import Stamp
 from modelhaul.store.sink import check_unchanged
 
 MIB = 1 << 20
-#: Runs are recorded this often, in seconds, once they are this long: what a kill may cost per
-#: connection. Not by the barriers alone: on a busy disk those take seconds.
-RECORD_SECONDS = 0.25
-RECORD_MIN = 1 * MIB
 BARRIER_SECONDS = 1.0
 BARRIER_BYTES = 256 * MIB
 #: Bytes hashed per thread call: short enough to stop soon, long enough to cost nothing.
@@ -53,122 +44,6 @@ MOST_REFETCHES = 1
 MOST_MENDS = 3
 
 
-@dataclass(slots=True, eq=False)
-class Piece:
-    """Bytes that arrived: `block[:length]` belongs at `offset`.
-
-    Attributes:
-        last: the owner has ended.
-        stored: written; if a later piece of the batch cannot be, it is not written again.
-    """
-
-    owner: Lease
-    offset: int
-    block: Block | None
-    length: int
-    last: bool = False
-    stored: bool = False
-
-
-@dataclass(slots=True)
-class _Run:
-    """Neighbouring bytes that one owner wrote and that are not recorded yet."""
-
-    start: int
-    stop: int
-    crc: int
-    source: int
-
-    def record(self) -> Have:
-        return Have(Span(self.start, self.stop), self.crc, self.source)
-
-
-class PieceReceiver(LeaseReceiver):
-    """Fills blocks with the bytes of one lease and hands them to the file's writer.
-
-    Blocks end at chunk ends, so that a piece never belongs to two runs.
-    """
-
-    def __init__(self, file: LargeFile, lease: Lease) -> None:
-        self.lease = lease
-        self._file = file
-        self._block: Block | None = None
-        self._fill = 0
-        self._start = lease.position
-
-    @property
-    def held(self) -> int:
-        """Bytes that arrived and are not handed over yet."""
-        return self._fill if self._block is not None else 0
-
-    def started(self, answer: Answer) -> None:
-        if answer.ranged:
-            self.lease.source.ranged()
-
-    def wanted(self) -> int:
-        return 0 if self.lease.revoked else self.lease.remaining
-
-    async def wait_buffer(self) -> memoryview:
-        context = self._file.context
-        with context.held(self.lease):
-            await context.wait_throttle()
-            if self._block is None:
-                self._begin(await context.pool.take(self._block_size()))
-        return self._room()
-
-    def buffer_nowait(self) -> memoryview | None:
-        context = self._file.context
-        if context.throttled():
-            return None
-        if self._block is None:
-            block = context.pool.take_nowait(self._block_size())
-            if block is None:
-                return None
-            self._begin(block)
-        return self._room()
-
-    def _block_size(self) -> int:
-        context = self._file.context
-        return context.pool.block_size(self.lease.remaining, context.lanes.capacity())
-
-    def _begin(self, block: Block) -> None:
-        self._block, self._fill, self._start = block, 0, self.lease.position
-
-    def _room(self) -> memoryview:
-        """What is free of the block, as far as it is wanted: the lease may have been shortened."""
-        assert self._block is not None
-        end = chunk_stop(self.lease.position, self._file.context.options.chunk)
-        room = min(self._block.size - self._fill, self.wanted(), end - self.lease.position)
-        return self._block.view[self._fill : self._fill + room]
-
-    def commit(self, count: int) -> None:
-        lease = self.lease
-        assert self._block is not None
-        assert count <= lease.remaining
-        self._fill += count
-        self._file.received(lease, count)
-        at_chunk_end = lease.position % self._file.context.options.chunk == 0
-        if self._fill == self._block.size or at_chunk_end or lease.remaining == 0:
-            self.hand_over()
-
-    def passed(self, count: int) -> None:
-        self._file.context.heard(self.lease)
-
-    def hand_over(self) -> None:
-        """Give what has arrived to the writer."""
-        block, self._block = self._block, None
-        if block is not None:
-            self._file.put(Piece(self.lease, self._start, block, self._fill))
-
-    async def finish(self, answer: Answer) -> None:
-        """Nothing: a range proves nothing by itself."""
-
-    def close(self) -> None:
-        self.hand_over()
-        self._file.put(Piece(self.lease, self.lease.position, None, 0, last=True))
-        self._file.receiver_closed(self)
-
-
 class LargeFile(Task):
     """A file that is fetched in ranges, journalled, and continued after any interruption."""
 
@@ -177,59 +52,32 @@ class LargeFile(Task):
         self.context = context
         self.ranges = job
         self.state = State.OPENING
-        self.receivers: set[PieceReceiver] = set()
         assert order.file.size is not None
         self._size = order.file.size
         self._claim: Claim | None = None
-        self._closed = False
         self._aborted: HaulError | None = None
         self._have = SpanSet()
         self._most = 0  # bytes recorded at the best moment: only more than that is progress
-        self._queue: deque[Piece] = deque()
-        self._put = 0
-        self._stored = 0
-        self._cut = False
-        self._runs: dict[Lease, _Run] = {}
-        self._ended: list[Have] = []
+        self._writer = PieceWriter(context, received=self._received, written=self._wrote)
         self._unsynced = SpanSet()
         self._since_barrier = 0
         self._follower = Follower()
         self._refetches = 0
         self._mends = 0
-        self._wake_writer = anyio.Event()
         self._wake_hasher = anyio.Event()
         self._wake_barrier = anyio.Event()
         self._wake_prover = anyio.Event()
-        self._batch_done = anyio.Event()
-        self._receiver_gone = anyio.Event()
 
     # -- called by the driver and the receivers; never waits -----------------------------------
 
     def receiver(self, lease: Lease) -> LeaseReceiver:
-        receiver = PieceReceiver(self, lease)
-        self.receivers.add(receiver)
-        return receiver
+        return self._writer.receiver(lease)
 
-    def receiver_closed(self, receiver: PieceReceiver) -> None:
-        """A request is over."""
-        self.receivers.discard(receiver)
-        self._receiver_gone.set()
-
-    def received(self, lease: Lease, count: int) -> None:
+    def _received(self, lease: Lease, count: int) -> None:
         """`count` bytes arrived for a lease."""
         self.tally.fetched += count
         self.tally.last_byte = anyio.current_time()
         self.context.received(lease, count)
-
-    def put(self, piece: Piece) -> None:
-        """Queue bytes for writing."""
-        if self._closed:
-            if piece.block is not None:
-                self.context.pool.give(piece.block)
-            return
-        self._queue.append(piece)
-        self._put += 1
-        self._wake_writer.set()
 
     def abort(self, error: HaulError) -> None:
         self._aborted = error
@@ -239,7 +87,7 @@ class LargeFile(Task):
         return FileProgress(
             path=self.order.file.path,
             size=self._size,
-            done=self._have.total,
+            done=min(self._size, self._have.total + self._writer.pending),
             verified=self._follower.position,
             rate=sum(lease.rate for lease in self.ranges.leases),
         )
@@ -343,9 +191,9 @@ class LargeFile(Task):
         self.context.add_job(self.ranges)
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._write_pieces)
+                group.start_soon(self._writer.run, self._claimed)
+                group.start_soon(self._writer.keep_records)
                 group.start_soon(self._follow)
-                group.start_soon(self._keep_records)
                 group.start_soon(self._keep_barriers)
                 self._check_arrival()
                 while not await self._prove():
@@ -356,28 +204,14 @@ class LargeFile(Task):
         finally:
             self.context.remove_job(self.ranges)
 
-    # -- 1 and 2: bytes at their offsets, then their records -----------------------------------
+    # -- 1 and 2: bytes at their offsets, then their records (engine/pieces.py) ----------------
 
-    async def _write_pieces(self) -> None:
-        while True:
-            if self._queue or self._cut:
-                await self._write_batch()
-            else:
-                self._wake_writer = anyio.Event()
-                await self._wake_writer.wait()
-
-    async def _write_batch(self) -> None:
-        pieces = list(self._queue)
-        cut, self._cut = self._cut, False
-        # They stay in the queue until they are written: a stop in between finds them there.
-        recorded = await self.context.threads.write(self._store, pieces, cut)
+    def _wrote(self, pieces: list[Piece], recorded: list[Have]) -> None:
+        """Bytes are at their offsets, runs are recorded."""
         for piece in pieces:
-            self._queue.popleft()
-            self._stored += 1
-            if piece.block is not None:
+            if piece.length:
                 self._have.add(Span(piece.offset, piece.offset + piece.length))
                 self._since_barrier += piece.length
-                self.context.pool.give(piece.block)
         for have in recorded:
             self._unsynced.add(have.span)
         if self._have.total > self._most:
@@ -387,69 +221,7 @@ class LargeFile(Task):
         self._wake_hasher.set()
         if self._since_barrier >= BARRIER_BYTES:
             self._wake_barrier.set()
-        self._batch_done.set()
-        self._batch_done = anyio.Event()
         self._check_arrival()
-
-    def _store(self, pieces: list[Piece], cut: bool) -> list[Have]:
-        """In a thread: write pieces, then append the records of runs that have ended."""
-        claimed, chunk = self._claimed, self.context.options.chunk
-        for piece in pieces:
-            if piece.stored:
-                continue
-            run = self._runs.get(piece.owner)
-            if piece.block is not None:
-                data = piece.block.view[: piece.length]
-                if run is None:
-                    source = crc32(piece.owner.source.name.encode())
-                    run = self._runs[piece.owner] = _Run(piece.offset, piece.offset, 0, source)
-                assert run.stop == piece.offset
-                # From memory and before the write: what the disk makes of it is another question.
-                crc = crc32(data, run.crc)
-                claimed.part.write_at(data, piece.offset)
-                run.crc = crc
-                run.stop += piece.length
-            if run is not None and (piece.last or run.stop % chunk == 0):
-                self._ended.append(self._runs.pop(piece.owner).record())
-            piece.stored = True
-        if cut:
-            for owner, run in list(self._runs.items()):
-                if run.stop - run.start >= RECORD_MIN:
-                    self._ended.append(self._runs.pop(owner).record())
-        return self._append()
-
-    def _append(self) -> list[Have]:
-        """In a thread: append the records of ended runs."""
-        self._claimed.journal.append(list[Record](self._ended))
-        recorded, self._ended = self._ended, []
-        return recorded
-
-    def _append_all(self) -> None:
-        """In a thread: append the records of all runs, ended or not."""
-        self._ended += [run.record() for run in self._runs.values() if run.stop > run.start]
-        self._runs.clear()
-        self._append()
-
-    async def _keep_records(self) -> None:
-        while True:
-            await anyio.sleep(RECORD_SECONDS)
-            self._cut_runs()
-
-    def _cut_runs(self) -> None:
-        """Have the writer record every run that is long enough."""
-        for receiver in self.receivers:
-            run = self._runs.get(receiver.lease)
-            pending = run.stop - run.start if run is not None else 0
-            if receiver.held and pending + receiver.held >= RECORD_MIN:
-                receiver.hand_over()
-        self._cut = True
-        self._wake_writer.set()
-
-    async def _drained(self) -> None:
-        """Wait until everything that is queued now is written, and a cut has been made."""
-        target = self._put
-        while self._stored < target or self._cut:
-            await self._batch_done.wait()
 
     def _check_arrival(self) -> None:
         if self._have.total == self._size and self.state in (State.FETCHING, State.REPAIRING):
@@ -464,8 +236,8 @@ class LargeFile(Task):
                 await self._wake_barrier.wait()
             self._wake_barrier = anyio.Event()
             self._since_barrier = 0
-            self._cut_runs()
-            await self._drained()
+            self._writer.cut()
+            await self._writer.wait_drained()
             if self._unsynced:
                 await self._barrier()
 
@@ -526,7 +298,7 @@ class LargeFile(Task):
         Raises:
             IntegrityError: it was wrong again; part and journal are gone.
         """
-        await self._drained()
+        await self._writer.wait_drained()
         wrong = await self.context.threads.hash(self._damaged)
         if wrong and self._mends < MOST_MENDS:
             self._mends += 1
@@ -632,26 +404,9 @@ class LargeFile(Task):
             return
         try:
             if self.state is not State.DONE:
-                with anyio.move_on_after(STOP_SECONDS):
-                    while self.receivers:
-                        self._receiver_gone = anyio.Event()
-                        await self._receiver_gone.wait()
                 # What ends the run is on its way already; a disk that fails now adds nothing.
                 with contextlib.suppress(StorageError):
-                    await self._salvage(self._claim)
+                    await self._writer.salvage(self._claim, STOP_SECONDS)
         finally:
-            self._closed = True
-            for piece in self._queue:
-                if piece.block is not None:
-                    self.context.pool.give(piece.block)
-            self._queue.clear()
+            self._writer.close()
             self._claim.close()
-
-    async def _salvage(self, claimed: Claim) -> None:
-        """Save what has arrived, as far as the disk still takes it."""
-        if claimed.part.failed or not claimed.open:
-            return  # after a failed barrier nothing new counts; a discarded part holds nothing
-        try:
-            await self.context.threads.write(self._store, list(self._queue), False)
-        finally:
-            await self.context.threads.write(self._append_all)
