@@ -165,6 +165,9 @@ class Client:
     ) -> Plan:
         """What `download()` with the same arguments would do; fetches no file.
 
+        Files that would be refused are in it with `Action.REFUSE`, a reason, and whether that
+        costs only the file (`unsafe`) or stops the run before the first byte.
+
         Raises:
             as `download()`, as far as it gets.
         """

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -120,12 +120,15 @@ class Job:
 
 @dataclass(slots=True)
 class Prepared:
-    """A job with its plan: all that is needed to run it."""
+    """A job with its plan: all that is needed to run it.
+
+    Attributes:
+        sights: what was seen at the final names; of unsafe names nothing.
+    """
 
     job: Job
     plan: Plan
     sights: Mapping[str, Sight]
-    refused: dict[str, HaulError] = field(default_factory=dict)
 
 
 async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
@@ -134,13 +137,17 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
     Raises:
         StorageError: the disk cannot be read.
     """
-    refused = await _unsafe(resources, job)
-    wanted = [file for file in job.files if file.path not in refused]
+    unsafe = await _unsafe(resources, job)
+    wanted = [file for file in job.files if file.path not in unsafe]
     sights = await _look(resources, job, wanted)
     same = await _prove(resources, job, wanted, sights, emit)
     recorded = await resources.threads.write(_recorded, job.layout, wanted)
     plans: list[FilePlan] = []
-    for file in wanted:
+    for file in job.files:
+        if file.path in unsafe:
+            reason = unsafe[file.path]
+            plans.append(FilePlan(file=file, action=Action.REFUSE, reason=reason, unsafe=True))
+            continue
         sight = sights[file.path]
         seen = Presence(
             found=sight.found,
@@ -151,7 +158,7 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
         plans.append(decide(file, seen, owned=job.layout.owned, force=job.force))
     plan = Plan(tuple(share(plans)))
     emit(Planned(files=len(job.files), fetch=plan.fetch, reuse=plan.reuse))
-    return Prepared(job, plan, sights, refused)
+    return Prepared(job, plan, sights)
 
 
 async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
@@ -194,11 +201,13 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
         token=f"{os.getpid():x}-{time.time_ns():x}",
         before_burst=before_burst,
     )
-    results = {path: _failed(job, path, error) for path, error in prepared.refused.items()}
-    for path, error in prepared.refused.items():
-        emit(FileFailed(path=path, message=error.message, hint=error.hint))
+    results: dict[str, FileResult] = {}
     for plan in prepared.plan:
-        if plan.action is Action.KEEP:
+        if plan.unsafe:
+            error = _unsafe_name(plan)
+            results[plan.file.path] = _failed(plan.file.path, error)
+            emit(FileFailed(path=plan.file.path, message=error.message, hint=error.hint))
+        elif plan.action is Action.KEEP:
             results[plan.file.path] = kept = _kept(prepared, plan)
             engine.meter.keep(kept.size)
             emit(done_event(kept))
@@ -251,14 +260,14 @@ def _options(settings: Settings, *, burst: bool) -> Options:
 # -- looking -----------------------------------------------------------------------------------
 
 
-async def _unsafe(resources: Resources, job: Job) -> dict[str, HaulError]:
-    """Files whose names must not or cannot be written, each with its error."""
+async def _unsafe(resources: Resources, job: Job) -> dict[str, str]:
+    """Files whose names must not or cannot be written, each with the reason."""
     windows = sys.platform == "win32"
-    refused: dict[str, HaulError] = {}
+    refused: dict[str, str] = {}
     for file in job.files:
         why = names.fault(file.path, windows=windows, reserved=job.layout.reserved)
         if why is not None:
-            refused[file.path] = _unsafe_name(file.path, why)
+            refused[file.path] = why
     paths = [file.path for file in job.files if file.path not in refused]
     clashes = names.collisions(paths, fold=True)
     if clashes:
@@ -266,14 +275,12 @@ async def _unsafe(resources: Resources, job: Job) -> dict[str, HaulError]:
         existing = osfile.nearest_existing(job.layout.root)
         if not await resources.threads.write(osfile.folds_names, existing):
             clashes = names.collisions(paths, fold=False)
-    for path, why in clashes.items():
-        refused[path] = _unsafe_name(path, why)
-    return refused
+    return refused | clashes
 
 
-def _unsafe_name(path: str, why: str) -> UnsafeName:
-    printable = "".join(char if char.isprintable() else "?" for char in path)[:200]
-    return UnsafeName(f"refused to write {printable!r}: {why}")
+def _unsafe_name(plan: FilePlan) -> UnsafeName:
+    printable = "".join(char if char.isprintable() else "?" for char in plan.file.path)[:200]
+    return UnsafeName(f"refused to write {printable!r}: {plan.reason}")
 
 
 async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> dict[str, Sight]:
@@ -389,7 +396,7 @@ async def _is_there(resources: Resources, order: Order) -> bool:
 
 
 def _check_occupied(prepared: Prepared) -> None:
-    refused = [plan for plan in prepared.plan if plan.action is Action.REFUSE]
+    refused = [plan for plan in prepared.plan if plan.action is Action.REFUSE and not plan.unsafe]
     if not refused:
         return
     first = refused[0]
@@ -488,7 +495,7 @@ def _kept(prepared: Prepared, plan: FilePlan) -> FileResult:
     )
 
 
-def _failed(job: Job, path: str, error: HaulError) -> FileResult:
+def _failed(path: str, error: HaulError) -> FileResult:
     return FileResult(path=path, final="", how="failed", size=0, error=error)
 
 
