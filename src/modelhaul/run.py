@@ -280,7 +280,10 @@ async def _unsafe(resources: Resources, job: Job) -> dict[str, str]:
 
 def _unsafe_name(plan: FilePlan) -> UnsafeName:
     printable = "".join(char if char.isprintable() else "?" for char in plan.file.path)[:200]
-    return UnsafeName(f"refused to write {printable!r}: {plan.reason}")
+    return UnsafeName(
+        f"refused to write {printable!r}: {plan.reason}",
+        hint="leave it out with --exclude; only its publisher can give it another name",
+    )
 
 
 async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> dict[str, Sight]:
@@ -524,18 +527,24 @@ def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
 
 
 def _incomplete(report: Report) -> HaulError:
-    """The error for a report with failures; of a single file, the file's own."""
-    failed = [result for result in report.files if result.error is not None]
-    first = failed[0].error
-    assert first is not None
-    kinds: Collection[type] = {type(result.error) for result in failed}
-    if len(failed) == len(report.files) and len(kinds) == 1:
-        first.message += f" ({len(failed) - 1} more files likewise)" if len(failed) > 1 else ""
+    """The error for a report with failures; if all failed of one cause, that one's own."""
+    failed = sum(result.error is not None for result in report.files)
+    nothing = failed == len(report.files)
+    first = report.causes[0]
+    kinds: Collection[type] = {type(error) for error in report.causes}
+    if nothing and len(kinds) == 1:
+        first.message += f" ({failed - 1} more files likewise)" if failed > 1 else ""
         return first
-    error = Incomplete(
-        f"{len(failed)} of {len(report.files)} files could not be had; first {first.message}",
-        report=report,
-        hint=first.hint or "run the same command again: what arrived is kept",
+    many = (
+        f"none of the {failed} files could be had"
+        if nothing
+        else f"{failed} of {len(report.files)} files could not be had"
     )
+    error = Incomplete(f"{many}; first {first.message}", report=report)
+    error.hint = first.hint
+    if error.retryable and not first.retryable and first.hint is not None:
+        error.hint = f"{first.hint}; and run the same command again for the others"
+    elif error.retryable and first.hint is None:
+        error.hint = "run the same command again: what arrived is kept"
     error.__cause__ = first
     return error

@@ -1,0 +1,97 @@
+"""`run`, by way of whole downloads from a site in memory: what a run says in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modelhaul import HaulError, Incomplete, NotFound, Report, UnsafeName
+from tests.support.network import Asked, FakeNetwork, Fault
+from tests.support.site import REPO, client, site
+from tests.support.virtual import virtual
+
+
+def download(network: FakeNetwork, folder: Path, *files: str, plain: bool = True) -> Report:
+    """Bring files of the repository to `folder`: to a plain folder there, or to a cache."""
+
+    async def main() -> Report:
+        async with client(network, folder) as here:
+            return await here.download(REPO, files=files, local_dir=folder / "m" if plain else None)
+
+    return virtual(main)
+
+
+def failing(network: FakeNetwork, folder: Path, *files: str, plain: bool = True) -> HaulError:
+    """The error of a download."""
+    with pytest.raises(HaulError) as caught:
+        download(network, folder, *files, plain=plain)
+    return caught.value
+
+
+def answers(status: int, *names: str) -> Callable[[Asked], Fault | None]:
+    """A fault: requests for these files get this status."""
+
+    def fault(asked: Asked) -> Fault | None:
+        return Fault(status=status) if asked.url.endswith(names) else None
+
+    return fault
+
+
+# -- some files could not be had -------------------------------------------------------------------
+
+
+def test_an_unsafe_name_is_no_reason_to_run_again(tmp_path: Path) -> None:
+    """The same command would fail the same way: the hint says what helps, retryable is False."""
+    error = failing(site({"../x": b"evil", "a": b"good"}), tmp_path)
+
+    assert isinstance(error, Incomplete)
+    assert not error.retryable
+    assert "--exclude" in str(error.hint)
+    assert "again" not in str(error.hint)
+    assert error.exit_code == 3
+
+
+def test_one_failure_that_may_pass_makes_an_incomplete_run_retryable(tmp_path: Path) -> None:
+    """An unsafe name comes first, a server's trouble second: both are told."""
+    network = site({"../x": b"evil", "a": b"good", "b": b"bad"}, fault=answers(418, "b"))
+
+    error = failing(network, tmp_path)
+
+    assert isinstance(error, Incomplete)
+    assert error.retryable
+    assert "--exclude" in str(error.hint)
+    assert "again" in str(error.hint)
+
+
+def test_what_arrived_is_kept_is_said_where_that_helps(tmp_path: Path) -> None:
+    """A failure without advice of its own that may pass: run it again."""
+    error = failing(site({"a": b"good", "b": b"bad"}, fault=answers(418, "b")), tmp_path)
+
+    assert error.retryable
+    assert error.hint == "run the same command again: what arrived is kept"
+
+
+def test_when_nothing_could_be_had_the_exit_code_is_the_first_errors(tmp_path: Path) -> None:
+    """Exit code 3 says that the others are there, and there are no others."""
+    network = site({"a": b"good", "../x": b"evil"}, fault=answers(404, "a"))
+
+    error = failing(network, tmp_path)
+
+    assert isinstance(error, Incomplete)
+    assert error.exit_code == NotFound.exit_code
+    assert error.message.startswith("none of the 2 files could be had")
+    assert {type(file.error) for file in error.report.files} == {NotFound, UnsafeName}
+    assert not error.retryable
+
+
+def test_an_update_that_is_held_back_names_the_file_that_holds_it(tmp_path: Path) -> None:
+    """The files that were held back come first in the listing; the cause is the other one."""
+    download(site({"a": b"one", "b": b"one"}), tmp_path, plain=False)
+    network = site({"a": b"two", "b": b"three"}, commit="2" * 40, fault=answers(404, "b"))
+
+    error = failing(network, tmp_path, plain=False)
+
+    assert isinstance(error, NotFound)
+    assert "held back" not in error.message
