@@ -8,17 +8,31 @@ from pathlib import Path
 import pytest
 
 from modelhaul import HaulError, Incomplete, NotFound, Report, UnsafeName
+from modelhaul.events import Event, FileDone, Listener
+from modelhaul.store.layout import ModelScopeCache
+from modelhaul.store.marker import Marker
 from tests.support.network import Asked, FakeNetwork, Fault
-from tests.support.site import REPO, client, site
+from tests.support.site import REF, REPO, client, site
 from tests.support.virtual import virtual
 
 
-def download(network: FakeNetwork, folder: Path, *files: str, plain: bool = True) -> Report:
+def download(
+    network: FakeNetwork,
+    folder: Path,
+    *files: str,
+    plain: bool = True,
+    on_event: Listener | None = None,
+) -> Report:
     """Bring files of the repository to `folder`: to a plain folder there, or to a cache."""
 
     async def main() -> Report:
         async with client(network, folder) as here:
-            return await here.download(REPO, files=files, local_dir=folder / "m" if plain else None)
+            return await here.download(
+                REPO,
+                files=files,
+                local_dir=folder / "m" if plain else None,
+                on_event=on_event,
+            )
 
     return virtual(main)
 
@@ -95,3 +109,76 @@ def test_an_update_that_is_held_back_names_the_file_that_holds_it(tmp_path: Path
 
     assert isinstance(error, NotFound)
     assert "held back" not in error.message
+
+
+# -- an update that was interrupted ----------------------------------------------------------------
+
+OLD, NEW = {"a": b"one", "b": b"one", "c": b"one"}, {"a": b"two", "b": b"three", "c": b"one"}
+
+
+def update(folder: Path) -> FakeNetwork:
+    """The site after a commit, and its old state in the cache of `folder`."""
+    download(site(OLD), folder, plain=False)
+    return site(NEW, commit="2" * 40)
+
+
+def marker(folder: Path) -> Marker:
+    """The marker of the repository in that cache."""
+    layout = ModelScopeCache.at(folder / "cache", REF)
+    return Marker.of(layout.state, layout.root)
+
+
+def test_while_an_update_is_published_its_files_are_marked(tmp_path: Path) -> None:
+    """All that change, and nothing when it is over."""
+    network = update(tmp_path)
+    marked = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, FileDone) and event.how == "fetched":
+            marked.append(marker(tmp_path).pending())
+
+    report = download(network, tmp_path, plain=False, on_event=listen)
+
+    assert marked == [{"a", "b"}] * 2
+    assert marker(tmp_path).pending() == set()
+    assert report.notes == ()
+
+
+def test_a_run_for_other_files_leaves_the_marker_of_an_interrupted_update(tmp_path: Path) -> None:
+    """Nothing was proven about those that may be older, and a note says so."""
+    network = update(tmp_path)
+    marker(tmp_path).set(label=REPO, commit="2" * 40, pending={"a", "b"})
+
+    report = download(network, tmp_path, "c", plain=False)
+
+    assert marker(tmp_path).pending() == {"a", "b"}
+    assert any("2 files" in note and "modelhaul download o/n" in note for note in report.notes)
+
+
+def test_the_marker_goes_with_the_last_of_its_files(tmp_path: Path) -> None:
+    """One by one will do; a file that an update in between begins to replace counts too."""
+    network = update(tmp_path)
+    marker(tmp_path).set(label=REPO, commit="2" * 40, pending={"b", "c"})
+
+    marked = []
+    for path in "abc":
+        download(network, tmp_path, path, plain=False)
+        marked.append(marker(tmp_path).pending())
+
+    assert marked == [{"b", "c"}, {"c"}, set()]
+    assert not (tmp_path / "cache" / ".modelhaul").exists()
+
+
+def test_a_whole_snapshot_in_place_ends_an_interrupted_update(tmp_path: Path) -> None:
+    """Also where the marker is of an older version, or names a file that is gone upstream."""
+    network = update(tmp_path)
+    ends = []
+
+    for pending in (None, {"gone"}):
+        marker(tmp_path).set(label=REPO, commit=None, pending=pending)
+        download(network, tmp_path, "a", plain=False)
+        ends.append(marker(tmp_path).exists())
+        download(network, tmp_path, plain=False)
+        ends.append(marker(tmp_path).exists())
+
+    assert ends == [True, False, True, False]

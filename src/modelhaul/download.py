@@ -80,6 +80,7 @@ async def plan_download(resources: Resources, wish: Wish, emit: Emitter) -> Prep
         revision=wish.ref.revision,
         commit=snapshot.commit,
         files=files,
+        whole=len(files) == len(snapshot.files),
         layout=layout,
         sources=sources,
         force=wish.force,

@@ -125,6 +125,7 @@ async def _bring(
         revision=None,
         commit=None,
         files=(members.file,),
+        whole=True,
         layout=layout,
         sources=sources,
         force=wish.force,

@@ -104,6 +104,7 @@ class Job:
         name: what people call it.
         revision, commit: of a repository, else None.
         files: what is wanted.
+        whole: that is all there is, not a selection.
         layout: where it lands.
         sources: where the bytes of a file can be had.
         force: believe no memory, and overwrite files that are not ours.
@@ -113,6 +114,7 @@ class Job:
     revision: str | None
     commit: str | None
     files: Sequence[RemoteFile]
+    whole: bool
     layout: Layout
     sources: Callable[[RemoteFile], tuple[Source, ...]]
     force: bool
@@ -177,12 +179,8 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
     state, locks = await resources.threads.write(_state_of, layout)
     orders = _orders(prepared, state)
     burst = layout.owned and prepared.plan.replaces
-    marker = Marker.of(state, layout.root)
-    if await resources.threads.write(marker.exists):
-        emit.note(f"an earlier update of {layout.shown} was interrupted while it was published")
-
-    def before_burst() -> None:
-        marker.set(label=job.name, commit=job.commit)
+    update = _Update(job, Marker.of(state, layout.root), [order.file.path for order in orders])
+    await resources.threads.write(update.look, emit)
 
     async def recheck(order: Order) -> bool:
         return await _is_there(resources, order)
@@ -199,7 +197,7 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
         recheck=recheck,
         locks=locks,
         token=f"{os.getpid():x}-{time.time_ns():x}",
-        before_burst=before_burst,
+        before_burst=update.begin,
     )
     results: dict[str, FileResult] = {}
     for plan in prepared.plan:
@@ -219,8 +217,7 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
     if orders or in_place:
         await resources.threads.write(layout.after, in_place)
     complete = len(in_place) == len(job.files)
-    if complete:
-        await resources.threads.write(marker.clear)
+    await resources.threads.write(update.settle, in_place, emit)
     await resources.threads.write(_tidy, state, locks, emit)
     report = Report(
         path=str(layout.shown),
@@ -245,6 +242,62 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
         )
     )
     return report
+
+
+class _Update:
+    """What is known of updates of a snapshot that were begun and not finished. Blocks.
+
+    Args:
+        job: the run.
+        marker: of its snapshot.
+        changing: paths that this run puts in place.
+    """
+
+    def __init__(self, job: Job, marker: Marker, changing: Collection[str]) -> None:
+        self._job = job
+        self._marker = marker
+        self._changing = changing
+        self._pending: Collection[str] | None = frozenset()
+
+    def look(self, emit: Emitter) -> None:
+        """See what an earlier run left."""
+        self._pending = self._marker.pending()
+        if self._pending is None or self._pending:
+            emit.note(
+                f"an earlier update of {self._job.layout.shown} was interrupted while it was"
+                " published"
+            )
+
+    def begin(self) -> None:
+        """The first file is about to be replaced."""
+        if self._pending is not None:
+            self._pending = {*self._pending, *self._changing}
+        self._write(self._pending)
+
+    def settle(self, in_place: Collection[RemoteFile], emit: Emitter) -> None:
+        """These files are as they should be: strike them, and the marker with the last of them."""
+        before = self._pending
+        if before is not None and not before:
+            return
+        if self._job.whole and len(in_place) == len(self._job.files):
+            # Whatever the marker names or fails to name: there is nothing else to be older.
+            self._marker.clear()
+            return
+        if before is None:
+            return
+        left = set(before).difference(file.path for file in in_place)
+        if not left:
+            self._marker.clear()
+            return
+        if len(left) < len(before):
+            self._write(left)
+        emit.note(
+            f"{len(left)} files in {self._job.layout.shown} may still be older than that update:"
+            f" `modelhaul download {self._job.name}` brings them"
+        )
+
+    def _write(self, pending: Collection[str] | None) -> None:
+        self._marker.set(label=self._job.name, commit=self._job.commit, pending=pending)
 
 
 def _options(settings: Settings, *, burst: bool) -> Options:
