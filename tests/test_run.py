@@ -182,3 +182,36 @@ def test_a_whole_snapshot_in_place_ends_an_interrupted_update(tmp_path: Path) ->
         ends.append(marker(tmp_path).exists())
 
     assert ends == [True, False, True, False]
+
+
+# -- the memory of proven files --------------------------------------------------------------------
+
+
+def test_a_memory_that_cannot_be_used_is_told_once_per_run(tmp_path: Path) -> None:
+    """Why files are hashed again is no secret; a plan says it too, and the next run says it."""
+    (tmp_path / "state").write_text("no folder")
+    network = site(OLD)
+
+    runs = [download(network, tmp_path).notes for _ in range(2)]
+
+    assert [len(notes) for notes in runs] == [1, 1]
+    assert "memory of proven files" in runs[0][0]
+    assert "hashed again" in runs[0][0]
+
+
+def test_trouble_with_the_memory_does_not_outlast_it(tmp_path: Path) -> None:
+    """A client that lives on: the run after the trouble is over has nothing to say about it."""
+    (tmp_path / "state").write_text("no folder")
+    network = site(OLD)
+
+    async def main() -> list[int]:
+        async with client(network, tmp_path) as here:
+            before = await here.download(REPO, local_dir=tmp_path / "m")
+            (tmp_path / "state").unlink()
+            await here.aclose()
+            after = await here.download(REPO, local_dir=tmp_path / "m")
+        return [len(before.notes), len(after.notes)]
+
+    notes = virtual(main)
+
+    assert notes == [1, 0]

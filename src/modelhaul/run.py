@@ -120,17 +120,34 @@ class Job:
     force: bool
 
 
+class _Memory:
+    """Tells once per run that the memory of proven files could not be used."""
+
+    def __init__(self, index: ProvenIndex) -> None:
+        self._index = index
+        self._missed = index.missed
+        self._told = False
+
+    def tell(self, emit: Emitter) -> None:
+        """Say so if it failed since the run began and nobody has been told."""
+        if not self._told and self._index.missed > self._missed:
+            self._told = True
+            emit.note(f"{self._index.problem}: files that are here may be hashed again")
+
+
 @dataclass(slots=True)
 class Prepared:
     """A job with its plan: all that is needed to run it.
 
     Attributes:
         sights: what was seen at the final names; of unsafe names nothing.
+        memory: tells if the memory of proven files fails this run.
     """
 
     job: Job
     plan: Plan
     sights: Mapping[str, Sight]
+    memory: _Memory
 
 
 async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
@@ -139,6 +156,7 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
     Raises:
         StorageError: the disk cannot be read.
     """
+    memory = _Memory(resources.index)
     unsafe = await _unsafe(resources, job)
     wanted = [file for file in job.files if file.path not in unsafe]
     sights = await _look(resources, job, wanted)
@@ -160,7 +178,8 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
         plans.append(decide(file, seen, owned=job.layout.owned, force=job.force))
     plan = Plan(tuple(share(plans)))
     emit(Planned(files=len(job.files), fetch=plan.fetch, reuse=plan.reuse))
-    return Prepared(job, plan, sights)
+    memory.tell(emit)
+    return Prepared(job, plan, sights, memory)
 
 
 async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
@@ -219,6 +238,7 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
     complete = len(in_place) == len(job.files)
     await resources.threads.write(update.settle, in_place, emit)
     await resources.threads.write(_tidy, state, locks, emit)
+    prepared.memory.tell(emit)
     report = Report(
         path=str(layout.shown),
         name=job.name,
