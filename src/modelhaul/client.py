@@ -196,7 +196,8 @@ class Client:
         Args:
             url: http or https.
             mirrors: more sources of the same file.
-            path: file or existing folder to write to; None: the URL's name, in the current folder.
+            path: file or folder to write to; what is not there is a folder if it ends with a
+                separator. In a folder, and with None in the current one, the URL names the file.
             sha256: what the content must have, in hex.
             headers: extra headers for the origin of `url`; never sent to another.
             force: believe no earlier proof, and overwrite a file that is not ours.
@@ -211,6 +212,8 @@ class Client:
         wish = UrlWish(
             urls=(url, *mirrors),
             path=None if path is None else Path(path),
+            # Told before the text becomes a path, which drops the separator.
+            into=path is not None and os.path.basename(os.fspath(path)) in ("", ".", ".."),
             sha256=sha256,
             headers=dict(headers or {}),
             force=force,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 
+from modelhaul.core import names
 from modelhaul.core.origin import shown
 from modelhaul.core.repo import RemoteFile, Source, sha256_or_none
 from modelhaul.core.span import Span
@@ -23,6 +25,7 @@ from modelhaul.errors import (
     StatusError,
     TransportError,
     Unauthorized,
+    UnsafeName,
     UsageError,
     single_error,
 )
@@ -45,6 +48,7 @@ class UrlWish:
     Attributes:
         urls: sources of one file, the first one named first.
         path: file or existing folder to write to; None: the URL's name in the current folder.
+        into: `path` is a folder, there or not.
         sha256: what the content must have; None if nobody knows.
         headers: for the origin of the first URL only: a key may be in them.
         force: believe no memory, and overwrite a file that is not ours.
@@ -52,6 +56,7 @@ class UrlWish:
 
     urls: Sequence[str]
     path: Path | None = None
+    into: bool = False
     sha256: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     force: bool = False
@@ -62,6 +67,7 @@ async def get(resources: Resources, wish: UrlWish, emit: Emitter) -> Report:
 
     Raises:
         UsageError: no URL, a bad one, or a bad digest.
+        UnsafeName: no path is given, and the URL's name must not be written.
         AccessError, TransportError, ProtocolError: no address could be read.
         HaulError: as `modelhaul.run.execute`.
     """
@@ -129,6 +135,7 @@ async def _bring(
         layout=layout,
         sources=sources,
         force=wish.force,
+        trusted=True,
     )
     return await execute(resources, await prepare(resources, job, emit), emit)
 
@@ -158,10 +165,28 @@ def _digest(text: str | None) -> str | None:
 def _layout(wish: UrlWish, first: Address) -> SingleFile:
     path = wish.path
     if path is None:
-        return SingleFile.at(Path(file_name(first.url)))
-    if path.expanduser().is_dir():
-        return SingleFile.at(path / file_name(first.url))
+        return SingleFile.at(Path(_safe_name(first)))
+    if wish.into or path.expanduser().is_dir():
+        return SingleFile.at(path / _safe_name(first))
+    # The user's own name may be as strange as the disk allows, but for the one that we need.
+    if path.name.casefold() == names.RESERVED_FOLDER:
+        raise UsageError(f"{path}: {names.RESERVED_FOLDER} is the folder of our own state")
     return SingleFile.at(path)
+
+
+def _safe_name(address: Address) -> str:
+    """The name in a URL, which may be anybody's choice.
+
+    Raises:
+        UsageError: there is none; UnsafeName: it must not be written.
+    """
+    name = file_name(address.url)
+    why = names.fault(name, windows=sys.platform == "win32")
+    if why is not None:
+        raise UnsafeName(
+            f"refused to write {name!r}: {why}", hint="choose another name with -o PATH"
+        )
+    return name
 
 
 # -- what the addresses say ----------------------------------------------------------------------
