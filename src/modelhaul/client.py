@@ -12,10 +12,9 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Unpack
 from weakref import WeakKeyDictionary
 
 from modelhaul.core.pace import Throttle
@@ -32,7 +31,7 @@ from modelhaul.get import get as _get
 from modelhaul.net.transport import Transport
 from modelhaul.report import Report
 from modelhaul.run import Emitter, Resources
-from modelhaul.settings import Settings
+from modelhaul.settings import SettingChanges, Settings
 from modelhaul.store.index import ProvenIndex
 
 StrPath = str | os.PathLike[str]
@@ -54,7 +53,7 @@ class Client:
         changes: single settings by name, e.g. `connections=16`.
 
     Raises:
-        UsageError: a setting makes no sense; the message names it.
+        UsageError: a setting makes no sense or does not exist; the message names it.
     """
 
     def __init__(
@@ -63,9 +62,9 @@ class Client:
         *,
         transport: Transport | None = None,
         threads: Threads | None = None,
-        **changes: Any,
+        **changes: Unpack[SettingChanges],
     ) -> None:
-        self.settings = replace(settings or Settings.from_environment(), **changes)
+        self.settings = (settings or Settings.from_environment()).changed(**changes)
         rate = self.settings.limit_rate
         self._resources = Resources(
             settings=self.settings,

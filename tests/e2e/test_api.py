@@ -255,3 +255,11 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name(settings: Settings) ->
     """Before anything is opened."""
     with pytest.raises(modelhaul.UsageError, match="connections"):
         Client(settings, connections=0)
+
+
+def test_a_setting_that_does_not_exist_is_refused_with_the_nearest_one(settings: Settings) -> None:
+    """A typo is a wrong call like any other, not an error of dataclasses."""
+    with pytest.raises(modelhaul.UsageError, match="conections") as caught:
+        Client(settings, conections=3)  # type: ignore[call-arg]
+
+    assert caught.value.hint == "did you mean connections?"
