@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from modelhaul import HaulError, Incomplete, NotFound, Report, UnsafeName
+from modelhaul import HaulError, Incomplete, NotFound, Plan, Report, UnsafeName
 from modelhaul.events import Event, FileDone, Listener
 from modelhaul.store.layout import ModelScopeCache
 from modelhaul.store.marker import Marker
+from tests.engine.harness import payload
 from tests.support.network import Asked, FakeNetwork, Fault
 from tests.support.site import REF, REPO, client, site
 from tests.support.virtual import virtual
@@ -33,6 +34,16 @@ def download(
                 local_dir=folder / "m" if plain else None,
                 on_event=on_event,
             )
+
+    return virtual(main)
+
+
+def plan(network: FakeNetwork, folder: Path) -> Plan:
+    """What a download to the plain folder would do."""
+
+    async def main() -> Plan:
+        async with client(network, folder) as here:
+            return await here.plan(REPO, local_dir=folder / "m")
 
     return virtual(main)
 
@@ -215,3 +226,73 @@ def test_trouble_with_the_memory_does_not_outlast_it(tmp_path: Path) -> None:
     notes = virtual(main)
 
     assert notes == [1, 0]
+
+
+# -- files without a stated digest -----------------------------------------------------------------
+
+TAG = {"etag": '"one"'}
+LARGE = {"w.bin": payload(20 << 20), "s.txt": b"small", "empty": b""}
+
+
+def bodies(network: FakeNetwork) -> list[Asked]:
+    """Requests for more than the head of a file."""
+    return [asked for asked in network.asked if asked.span.length > 1]
+
+
+def test_a_file_without_a_digest_comes_over_many_connections(tmp_path: Path) -> None:
+    """Its strong validator says what holds it together; the report does not call it verified."""
+    network = site(LARGE, stated=False, headers=TAG)
+
+    report = download(network, tmp_path)
+
+    assert (tmp_path / "m" / "w.bin").read_bytes() == LARGE["w.bin"]
+    assert len({asked.span for asked in bodies(network) if asked.url.endswith("w.bin")}) > 1
+    assert not report.verified
+
+
+def test_a_second_run_keeps_files_without_a_digest_by_their_validator(tmp_path: Path) -> None:
+    """Large and small: one byte of each is asked for, to see whether they have changed."""
+    download(site(LARGE, stated=False, headers=TAG), tmp_path)
+    same = site(LARGE, stated=False, headers=TAG)
+    changed = site({**LARGE, "s.txt": b"other"}, stated=False, headers={"etag": '"two"'})
+
+    again = download(same, tmp_path)
+    updated = download(changed, tmp_path)
+
+    assert bodies(same) == []
+    assert again.fetched == 0
+    assert {file.how for file in updated.files if file.size} == {"fetched"}
+    assert (tmp_path / "m" / "s.txt").read_bytes() == b"other"
+
+
+@pytest.mark.parametrize("tag", [{}, {"etag": 'W/"weak"'}], ids=["none", "weak"])
+def test_without_a_strong_validator_nothing_proves_what_is_here(
+    tmp_path: Path, tag: dict[str, str]
+) -> None:
+    """Fetched again, in one stream: no two answers are known to be of the same file."""
+    download(site(LARGE, stated=False, headers=tag), tmp_path)
+    network = site(LARGE, stated=False, headers=tag)
+
+    report = download(network, tmp_path)
+
+    assert report.fetched == len(LARGE["w.bin"]) + len(LARGE["s.txt"])
+    assert len(bodies(network)) == 2
+
+
+def test_files_with_a_digest_are_not_asked_about(tmp_path: Path) -> None:
+    """The digest is all that is needed."""
+    network = site(LARGE, headers=TAG)
+
+    plan(network, tmp_path)
+
+    assert network.asked == []
+
+
+def test_an_address_that_does_not_answer_costs_the_plan_nothing(tmp_path: Path) -> None:
+    """The run will say what is wrong, file by file; the plan stands without validators."""
+    network = site(LARGE, stated=False, headers=TAG, fault=answers(404, "w.bin"))
+
+    planned = plan(network, tmp_path)
+
+    assert [file.file.validator for file in planned] == [None, '"one"', None]
+    assert len(network.asked) == 2

@@ -13,15 +13,12 @@ import anyio
 from modelhaul.core import names
 from modelhaul.core.origin import shown
 from modelhaul.core.repo import RemoteFile, Source, sha256_or_none
-from modelhaul.core.span import Span
-from modelhaul.engine.locations import Location
 from modelhaul.errors import (
     AccessError,
     HaulError,
     IntegrityError,
     NotFound,
     ProtocolError,
-    RangeIgnored,
     StatusError,
     TransportError,
     Unauthorized,
@@ -31,8 +28,8 @@ from modelhaul.errors import (
 )
 from modelhaul.events import Resolved, Waiting
 from modelhaul.hubs.url import Address, Group, Probe, file_name, group, parse_address
-from modelhaul.net.api import MAX_HOPS, Patience
-from modelhaul.net.transport import Answer, Receiver, Redirect, Request
+from modelhaul.net.api import Patience
+from modelhaul.probe import probe
 from modelhaul.report import Report
 from modelhaul.run import Emitter, Job, Resources, execute, prepare
 from modelhaul.store.layout import SingleFile
@@ -192,28 +189,6 @@ def _safe_name(address: Address) -> str:
 # -- what the addresses say ----------------------------------------------------------------------
 
 
-class _Nothing(Receiver):
-    """Takes one byte and throws it away: only the head of the answer matters."""
-
-    def __init__(self) -> None:
-        self._left = 1
-
-    def started(self, answer: Answer) -> None:
-        """The answer is the result of the request."""
-
-    def wanted(self) -> int:
-        return self._left
-
-    async def wait_buffer(self) -> memoryview:
-        return self.buffer_nowait()
-
-    def buffer_nowait(self) -> memoryview:
-        return memoryview(bytearray(self._left))
-
-    def commit(self, count: int) -> None:
-        self._left -= count
-
-
 async def _probe_all(
     resources: Resources, addresses: Sequence[Address], emit: Emitter, *, patient: bool = False
 ) -> tuple[list[Probe], list[Address]]:
@@ -268,30 +243,12 @@ def _source(address: Address) -> Source:
 
 
 async def _probe(resources: Resources, address: Address, emit: Emitter) -> Probe:
-    location = Location(_source(address))
-
-    async def once() -> Probe:
-        target = location.start()
-        for _ in range(MAX_HOPS + 1):
-            request = Request(url=target.url, headers=target.headers, span=Span(0, 1))
-            try:
-                answer = await resources.transport.fetch(request, _Nothing())
-            except RangeIgnored as whole:
-                return Probe(address, whole.size, whole.validator)
-            except StatusError as error:
-                if error.status == 416 and error.size == 0:
-                    return Probe(address, 0, None)
-                raise
-            if not isinstance(answer, Redirect):
-                return Probe(address, answer.size, answer.validator)
-            target = location.hop(answer.url)
-        raise ProtocolError(f"{shown(address.url)} redirects more than {MAX_HOPS} times")
-
     def notify(reason: str, seconds: float) -> None:
         emit(Waiting(reason=reason, seconds=seconds))
 
+    patience = Patience(notify=notify, chance=random.random)
     try:
-        return await Patience(notify=notify, chance=random.random).run(once)
+        seen = await probe(resources.transport, _source(address), patience)
     except StatusError as error:
         if error.status in (404, 410):
             raise NotFound(error.message, hint="is the URL right?") from error
@@ -300,3 +257,4 @@ async def _probe(resources: Resources, address: Address, emit: Emitter) -> Probe
                 error.message, hint="a token goes in with --header 'Authorization: Bearer ...'"
             ) from error
         raise
+    return Probe(address, seen.size, seen.validator)

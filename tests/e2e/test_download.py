@@ -191,6 +191,28 @@ def test_a_second_run_fetches_nothing_and_hashes_nothing(world: World, where: li
     assert "nothing fetched" in again.stderr
 
 
+def test_a_second_run_fetches_nothing_where_the_hub_states_no_digest(world: World) -> None:
+    """The server's strong validator says that nothing has changed."""
+    rows = [
+        {"Path": path, "Type": "blob", "Size": len(data), "Sha256": None}
+        for path, data in MODEL.items()
+    ]
+    world.hub.fault = lambda request: (
+        web.json_response({"Code": 200, "Success": True, "Data": {"Files": rows}})
+        if request.path.endswith("/repo/files")
+        else None
+    )
+
+    first = world.run("download", "acme/tiny", "--local-dir", "m")
+    world.hub.seen.clear()
+    again = world.run("download", "acme/tiny", "--local-dir", "m")
+
+    assert [first.returncode, again.returncode] == [0, 0], first.stderr + again.stderr
+    assert tree(world.work / "m") == MODEL
+    assert {seen.headers["Range"] for seen in world.hub.files_asked()} == {"bytes=0-0"}
+    assert "nothing fetched" in again.stderr
+
+
 def test_force_hashes_what_is_there_and_fetches_only_what_is_wrong(world: World) -> None:
     """`--force` believes no memory: a byte changed behind its back is found and mended."""
     folder = world.work / "m"
