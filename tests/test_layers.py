@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"server", "__init__"},
     {"client"},
     {"download", "get"},
-    {"run"},
+    {"run", "probe"},
     {"engine"},
     {"hubs", "store"},
     {"net"},
@@ -52,7 +52,18 @@ HOMES = {
     "typer": ("cli",),
     "rich": ("cli",),
     "aiofiles": ("store", "server"),
-    "anyio": ("cli", "server", "client", "download", "get", "run", "engine", "hubs", "net"),
+    "anyio": (
+        "cli",
+        "server",
+        "client",
+        "download",
+        "get",
+        "run",
+        "probe",
+        "engine",
+        "hubs",
+        "net",
+    ),
 }
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from modelhaul.errors import UsageError
-from modelhaul.settings import DEFAULT_ENDPOINT, Settings, normal_endpoint
+from modelhaul.settings import DEFAULT_ENDPOINT, SettingChanges, Settings, normal_endpoint
 
 URL = "https://hub.test/x"
 
@@ -271,3 +272,8 @@ def test_no_proxy_names_hosts_that_are_reached_directly(
     found = read({"all_proxy": "http://p:1", "NO_PROXY": no_proxy})
 
     assert found.proxy_for(url) == (None if direct else "http://p:1")
+
+
+def test_single_settings_are_typed_like_the_whole() -> None:
+    """What `Client(...)` takes by name is every field of `Settings`, and nothing else."""
+    assert get_type_hints(SettingChanges) == get_type_hints(Settings)

@@ -12,10 +12,9 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Unpack
 from weakref import WeakKeyDictionary
 
 from modelhaul.core.pace import Throttle
@@ -32,7 +31,7 @@ from modelhaul.get import get as _get
 from modelhaul.net.transport import Transport
 from modelhaul.report import Report
 from modelhaul.run import Emitter, Resources
-from modelhaul.settings import Settings
+from modelhaul.settings import SettingChanges, Settings
 from modelhaul.store.index import ProvenIndex
 
 StrPath = str | os.PathLike[str]
@@ -54,7 +53,7 @@ class Client:
         changes: single settings by name, e.g. `connections=16`.
 
     Raises:
-        UsageError: a setting makes no sense; the message names it.
+        UsageError: a setting makes no sense or does not exist; the message names it.
     """
 
     def __init__(
@@ -63,9 +62,9 @@ class Client:
         *,
         transport: Transport | None = None,
         threads: Threads | None = None,
-        **changes: Any,
+        **changes: Unpack[SettingChanges],
     ) -> None:
-        self.settings = replace(settings or Settings.from_environment(), **changes)
+        self.settings = (settings or Settings.from_environment()).changed(**changes)
         rate = self.settings.limit_rate
         self._resources = Resources(
             settings=self.settings,
@@ -165,6 +164,9 @@ class Client:
     ) -> Plan:
         """What `download()` with the same arguments would do; fetches no file.
 
+        Files that would be refused are in it with `Action.REFUSE`, a reason, and whether that
+        costs only the file (`unsafe`) or stops the run before the first byte.
+
         Raises:
             as `download()`, as far as it gets.
         """
@@ -193,7 +195,8 @@ class Client:
         Args:
             url: http or https.
             mirrors: more sources of the same file.
-            path: file or existing folder to write to; None: the URL's name, in the current folder.
+            path: file or folder to write to; what is not there is a folder if it ends with a
+                separator. In a folder, and with None in the current one, the URL names the file.
             sha256: what the content must have, in hex.
             headers: extra headers for the origin of `url`; never sent to another.
             force: believe no earlier proof, and overwrite a file that is not ours.
@@ -208,6 +211,8 @@ class Client:
         wish = UrlWish(
             urls=(url, *mirrors),
             path=None if path is None else Path(path),
+            # Told before the text becomes a path, which drops the separator.
+            into=path is not None and os.path.basename(os.fspath(path)) in ("", ".", ".."),
             sha256=sha256,
             headers=dict(headers or {}),
             force=force,

@@ -15,11 +15,15 @@ from modelhaul.events import Resolved, Waiting
 from modelhaul.hubs.base import Hub
 from modelhaul.hubs.modelscope import ModelScopeHub
 from modelhaul.net.api import Api, Patience
+from modelhaul.probe import pin
 from modelhaul.report import Report
 from modelhaul.run import Emitter, Job, Prepared, Resources, execute, prepare
 from modelhaul.settings import Settings, normal_endpoint
 from modelhaul.store.credentials import read_saved_token
 from modelhaul.store.layout import Layout, LocalFolder, find_cache, strangers
+
+#: Files without a digest whose servers are asked for a validator at the same time.
+_PROBES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +59,8 @@ async def plan_download(resources: Resources, wish: Wish, emit: Emitter) -> Prep
         NothingMatched: a name or pattern matches no file.
         StorageError: the disk cannot be read.
     """
-    hub = await _hub(resources, wish, emit)
+    settings, patience = resources.settings, _patience(emit)
+    hub = await _hub(resources, wish, patience, emit)
     snapshot = await hub.resolve(wish.ref)
     files = select(snapshot.files, include=wish.include, exclude=wish.exclude, names=wish.names)
     emit(
@@ -69,17 +74,20 @@ async def plan_download(resources: Resources, wish: Wish, emit: Emitter) -> Prep
     )
     for note in snapshot.notes:
         emit.note(note)
-    layout = await resources.threads.write(_layout, resources.settings, wish)
+    layout = await resources.threads.write(_layout, settings, wish)
     await _report_strangers(resources, wish, snapshot, layout, emit)
 
     def sources(file: RemoteFile) -> tuple[Source, ...]:
         return hub.sources(snapshot, file)
 
+    at_once = min(_PROBES_AT_ONCE, settings.connections, settings.host_connections)
+    files = await pin(resources.transport, files, sources, patience, at_once=at_once)
     job = Job(
         name=str(wish.ref),
         revision=wish.ref.revision,
         commit=snapshot.commit,
         files=files,
+        whole=len(files) == len(snapshot.files),
         layout=layout,
         sources=sources,
         force=wish.force,
@@ -96,14 +104,17 @@ async def download(resources: Resources, wish: Wish, emit: Emitter) -> Report:
     return await execute(resources, await plan_download(resources, wish, emit), emit)
 
 
-async def _hub(resources: Resources, wish: Wish, emit: Emitter) -> Hub:
-    settings = resources.settings
-    endpoint = settings.endpoint if wish.endpoint is None else normal_endpoint(wish.endpoint)
-
+def _patience(emit: Emitter) -> Patience:
     def notify(reason: str, seconds: float) -> None:
         emit(Waiting(reason=reason, seconds=seconds))
 
-    api = Api(resources.transport, Patience(notify=notify, chance=random.random))
+    return Patience(notify=notify, chance=random.random)
+
+
+async def _hub(resources: Resources, wish: Wish, patience: Patience, emit: Emitter) -> Hub:
+    settings = resources.settings
+    endpoint = settings.endpoint if wish.endpoint is None else normal_endpoint(wish.endpoint)
+    api = Api(resources.transport, patience)
     return ModelScopeHub(endpoint, await _token(settings, wish, endpoint, emit), api)
 
 

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 
+from modelhaul.core import names
 from modelhaul.core.origin import shown
 from modelhaul.core.repo import RemoteFile, Source, sha256_or_none
-from modelhaul.core.span import Span
-from modelhaul.engine.locations import Location
 from modelhaul.errors import (
     AccessError,
     HaulError,
     IntegrityError,
     NotFound,
     ProtocolError,
-    RangeIgnored,
     StatusError,
     TransportError,
     Unauthorized,
+    UnsafeName,
     UsageError,
     single_error,
 )
 from modelhaul.events import Resolved, Waiting
 from modelhaul.hubs.url import Address, Group, Probe, file_name, group, parse_address
-from modelhaul.net.api import MAX_HOPS, Patience
-from modelhaul.net.transport import Answer, Receiver, Redirect, Request
+from modelhaul.net.api import Patience
+from modelhaul.probe import probe
 from modelhaul.report import Report
 from modelhaul.run import Emitter, Job, Resources, execute, prepare
 from modelhaul.store.layout import SingleFile
@@ -45,6 +45,7 @@ class UrlWish:
     Attributes:
         urls: sources of one file, the first one named first.
         path: file or existing folder to write to; None: the URL's name in the current folder.
+        into: `path` is a folder, there or not.
         sha256: what the content must have; None if nobody knows.
         headers: for the origin of the first URL only: a key may be in them.
         force: believe no memory, and overwrite a file that is not ours.
@@ -52,6 +53,7 @@ class UrlWish:
 
     urls: Sequence[str]
     path: Path | None = None
+    into: bool = False
     sha256: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     force: bool = False
@@ -62,6 +64,7 @@ async def get(resources: Resources, wish: UrlWish, emit: Emitter) -> Report:
 
     Raises:
         UsageError: no URL, a bad one, or a bad digest.
+        UnsafeName: no path is given, and the URL's name must not be written.
         AccessError, TransportError, ProtocolError: no address could be read.
         HaulError: as `modelhaul.run.execute`.
     """
@@ -125,9 +128,11 @@ async def _bring(
         revision=None,
         commit=None,
         files=(members.file,),
+        whole=True,
         layout=layout,
         sources=sources,
         force=wish.force,
+        trusted=True,
     )
     return await execute(resources, await prepare(resources, job, emit), emit)
 
@@ -157,38 +162,31 @@ def _digest(text: str | None) -> str | None:
 def _layout(wish: UrlWish, first: Address) -> SingleFile:
     path = wish.path
     if path is None:
-        return SingleFile.at(Path(file_name(first.url)))
-    if path.expanduser().is_dir():
-        return SingleFile.at(path / file_name(first.url))
+        return SingleFile.at(Path(_safe_name(first)))
+    if wish.into or path.expanduser().is_dir():
+        return SingleFile.at(path / _safe_name(first))
+    # The user's own name may be as strange as the disk allows, but for the one that we need.
+    if path.name.casefold() == names.RESERVED_FOLDER:
+        raise UsageError(f"{path}: {names.RESERVED_FOLDER} is the folder of our own state")
     return SingleFile.at(path)
 
 
+def _safe_name(address: Address) -> str:
+    """The name in a URL, which may be anybody's choice.
+
+    Raises:
+        UsageError: there is none; UnsafeName: it must not be written.
+    """
+    name = file_name(address.url)
+    why = names.fault(name, windows=sys.platform == "win32")
+    if why is not None:
+        raise UnsafeName(
+            f"refused to write {name!r}: {why}", hint="choose another name with -o PATH"
+        )
+    return name
+
+
 # -- what the addresses say ----------------------------------------------------------------------
-
-
-class _Nothing(Receiver):
-    """Takes one byte and throws it away: only the head of the answer matters."""
-
-    def __init__(self) -> None:
-        self._left = 1
-
-    def started(self, answer: Answer) -> None:
-        """The answer is the result of the request."""
-
-    def wanted(self) -> int:
-        return self._left
-
-    async def wait_buffer(self) -> memoryview:
-        return self.buffer_nowait()
-
-    def buffer_nowait(self) -> memoryview:
-        return memoryview(bytearray(self._left))
-
-    def commit(self, count: int) -> None:
-        self._left -= count
-
-    def passed(self, count: int) -> None:
-        """Cannot be: it begins at byte 0."""
 
 
 async def _probe_all(
@@ -245,30 +243,12 @@ def _source(address: Address) -> Source:
 
 
 async def _probe(resources: Resources, address: Address, emit: Emitter) -> Probe:
-    location = Location(_source(address))
-
-    async def once() -> Probe:
-        target = location.start()
-        for _ in range(MAX_HOPS + 1):
-            request = Request(url=target.url, headers=target.headers, span=Span(0, 1))
-            try:
-                answer = await resources.transport.fetch(request, _Nothing())
-            except RangeIgnored as whole:
-                return Probe(address, whole.size, whole.validator)
-            except StatusError as error:
-                if error.status == 416 and error.size == 0:
-                    return Probe(address, 0, None)
-                raise
-            if not isinstance(answer, Redirect):
-                return Probe(address, answer.size, answer.validator)
-            target = location.hop(answer.url)
-        raise ProtocolError(f"{shown(address.url)} redirects more than {MAX_HOPS} times")
-
     def notify(reason: str, seconds: float) -> None:
         emit(Waiting(reason=reason, seconds=seconds))
 
+    patience = Patience(notify=notify, chance=random.random)
     try:
-        return await Patience(notify=notify, chance=random.random).run(once)
+        seen = await probe(resources.transport, _source(address), patience)
     except StatusError as error:
         if error.status in (404, 410):
             raise NotFound(error.message, hint="is the URL right?") from error
@@ -277,3 +257,4 @@ async def _probe(resources: Resources, address: Address, emit: Emitter) -> Probe
                 error.message, hint="a token goes in with --header 'Authorization: Bearer ...'"
             ) from error
         raise
+    return Probe(address, seen.size, seen.validator)

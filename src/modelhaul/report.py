@@ -92,13 +92,28 @@ class Report:
     def __fspath__(self) -> str:
         return self.path
 
+    @property
+    def causes(self) -> tuple[HaulError, ...]:
+        """Why files failed, without those that failed only because others did.
+
+        A plain `HaulError` is such a consequence: held back, or the copy of a file that failed.
+        """
+        errors = tuple(file.error for file in self.files if file.error is not None)
+        return tuple(error for error in errors if type(error) is not HaulError) or errors
+
 
 class Incomplete(HaulError):
-    """Some files arrived and some did not. Progress is kept; `report` says which is which."""
+    """Some files arrived and some did not. Progress is kept; `report` says which is which.
+
+    It is retryable if any of the failures is. Where nothing at all arrived it has the exit code of
+    the first failure: 3 promises that the others are there.
+    """
 
     exit_code = 3
-    retryable = True
 
     def __init__(self, message: str, *, report: Report, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.report = report
+        self.retryable = any(error.retryable for error in report.causes)
+        if report.causes and all(file.error is not None for file in report.files):
+            self.exit_code = report.causes[0].exit_code

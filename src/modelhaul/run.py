@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -104,28 +104,52 @@ class Job:
         name: what people call it.
         revision, commit: of a repository, else None.
         files: what is wanted.
+        whole: that is all there is, not a selection.
         layout: where it lands.
         sources: where the bytes of a file can be had.
         force: believe no memory, and overwrite files that are not ours.
+        trusted: the names are the user's own words, or were judged: nobody need look at them.
     """
 
     name: str
     revision: str | None
     commit: str | None
     files: Sequence[RemoteFile]
+    whole: bool
     layout: Layout
     sources: Callable[[RemoteFile], tuple[Source, ...]]
     force: bool
+    trusted: bool = False
+
+
+class _Memory:
+    """Tells once per run that the memory of proven files could not be used."""
+
+    def __init__(self, index: ProvenIndex) -> None:
+        self._index = index
+        self._missed = index.missed
+        self._told = False
+
+    def tell(self, emit: Emitter) -> None:
+        """Say so if it failed since the run began and nobody has been told."""
+        if not self._told and self._index.missed > self._missed:
+            self._told = True
+            emit.note(f"{self._index.problem}: files that are here may be hashed again")
 
 
 @dataclass(slots=True)
 class Prepared:
-    """A job with its plan: all that is needed to run it."""
+    """A job with its plan: all that is needed to run it.
+
+    Attributes:
+        sights: what was seen at the final names; of unsafe names nothing.
+        memory: tells if the memory of proven files fails this run.
+    """
 
     job: Job
     plan: Plan
     sights: Mapping[str, Sight]
-    refused: dict[str, HaulError] = field(default_factory=dict)
+    memory: _Memory
 
 
 async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
@@ -134,13 +158,18 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
     Raises:
         StorageError: the disk cannot be read.
     """
-    refused = await _unsafe(resources, job)
-    wanted = [file for file in job.files if file.path not in refused]
+    memory = _Memory(resources.index)
+    unsafe = await _unsafe(resources, job)
+    wanted = [file for file in job.files if file.path not in unsafe]
     sights = await _look(resources, job, wanted)
     same = await _prove(resources, job, wanted, sights, emit)
     recorded = await resources.threads.write(_recorded, job.layout, wanted)
     plans: list[FilePlan] = []
-    for file in wanted:
+    for file in job.files:
+        if file.path in unsafe:
+            reason = unsafe[file.path]
+            plans.append(FilePlan(file=file, action=Action.REFUSE, reason=reason, unsafe=True))
+            continue
         sight = sights[file.path]
         seen = Presence(
             found=sight.found,
@@ -151,7 +180,8 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
         plans.append(decide(file, seen, owned=job.layout.owned, force=job.force))
     plan = Plan(tuple(share(plans)))
     emit(Planned(files=len(job.files), fetch=plan.fetch, reuse=plan.reuse))
-    return Prepared(job, plan, sights, refused)
+    memory.tell(emit)
+    return Prepared(job, plan, sights, memory)
 
 
 async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
@@ -170,12 +200,8 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
     state, locks = await resources.threads.write(_state_of, layout)
     orders = _orders(prepared, state)
     burst = layout.owned and prepared.plan.replaces
-    marker = Marker.of(state, layout.root)
-    if await resources.threads.write(marker.exists):
-        emit.note(f"an earlier update of {layout.shown} was interrupted while it was published")
-
-    def before_burst() -> None:
-        marker.set(label=job.name, commit=job.commit)
+    update = _Update(job, Marker.of(state, layout.root), [order.file.path for order in orders])
+    await resources.threads.write(update.look, emit)
 
     async def recheck(order: Order) -> bool:
         return await _is_there(resources, order)
@@ -192,13 +218,15 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
         recheck=recheck,
         locks=locks,
         token=f"{os.getpid():x}-{time.time_ns():x}",
-        before_burst=before_burst,
+        before_burst=update.begin,
     )
-    results = {path: _failed(job, path, error) for path, error in prepared.refused.items()}
-    for path, error in prepared.refused.items():
-        emit(FileFailed(path=path, message=error.message, hint=error.hint))
+    results: dict[str, FileResult] = {}
     for plan in prepared.plan:
-        if plan.action is Action.KEEP:
+        if plan.unsafe:
+            error = _unsafe_name(plan)
+            results[plan.file.path] = _failed(plan.file.path, error)
+            emit(FileFailed(path=plan.file.path, message=error.message, hint=error.hint))
+        elif plan.action is Action.KEEP:
             results[plan.file.path] = kept = _kept(prepared, plan)
             engine.meter.keep(kept.size)
             emit(done_event(kept))
@@ -210,9 +238,9 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
     if orders or in_place:
         await resources.threads.write(layout.after, in_place)
     complete = len(in_place) == len(job.files)
-    if complete:
-        await resources.threads.write(marker.clear)
+    await resources.threads.write(update.settle, in_place, emit)
     await resources.threads.write(_tidy, state, locks, emit)
+    prepared.memory.tell(emit)
     report = Report(
         path=str(layout.shown),
         name=job.name,
@@ -238,6 +266,62 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
     return report
 
 
+class _Update:
+    """What is known of updates of a snapshot that were begun and not finished. Blocks.
+
+    Args:
+        job: the run.
+        marker: of its snapshot.
+        changing: paths that this run puts in place.
+    """
+
+    def __init__(self, job: Job, marker: Marker, changing: Collection[str]) -> None:
+        self._job = job
+        self._marker = marker
+        self._changing = changing
+        self._pending: Collection[str] | None = frozenset()
+
+    def look(self, emit: Emitter) -> None:
+        """See what an earlier run left."""
+        self._pending = self._marker.pending()
+        if self._pending is None or self._pending:
+            emit.note(
+                f"an earlier update of {self._job.layout.shown} was interrupted while it was"
+                " published"
+            )
+
+    def begin(self) -> None:
+        """The first file is about to be replaced."""
+        if self._pending is not None:
+            self._pending = {*self._pending, *self._changing}
+        self._write(self._pending)
+
+    def settle(self, in_place: Collection[RemoteFile], emit: Emitter) -> None:
+        """These files are as they should be: strike them, and the marker with the last of them."""
+        before = self._pending
+        if before is not None and not before:
+            return
+        if self._job.whole and len(in_place) == len(self._job.files):
+            # Whatever the marker names or fails to name: there is nothing else to be older.
+            self._marker.clear()
+            return
+        if before is None:
+            return
+        left = set(before).difference(file.path for file in in_place)
+        if not left:
+            self._marker.clear()
+            return
+        if len(left) < len(before):
+            self._write(left)
+        emit.note(
+            f"{len(left)} files in {self._job.layout.shown} may still be older than that update:"
+            f" `modelhaul download {self._job.name}` brings them"
+        )
+
+    def _write(self, pending: Collection[str] | None) -> None:
+        self._marker.set(label=self._job.name, commit=self._job.commit, pending=pending)
+
+
 def _options(settings: Settings, *, burst: bool) -> Options:
     return Options(
         files_at_once=settings.files_at_once,
@@ -251,14 +335,16 @@ def _options(settings: Settings, *, burst: bool) -> Options:
 # -- looking -----------------------------------------------------------------------------------
 
 
-async def _unsafe(resources: Resources, job: Job) -> dict[str, HaulError]:
-    """Files whose names must not or cannot be written, each with its error."""
+async def _unsafe(resources: Resources, job: Job) -> dict[str, str]:
+    """Files whose names must not or cannot be written, each with the reason."""
+    if job.trusted:
+        return {}
     windows = sys.platform == "win32"
-    refused: dict[str, HaulError] = {}
+    refused: dict[str, str] = {}
     for file in job.files:
         why = names.fault(file.path, windows=windows, reserved=job.layout.reserved)
         if why is not None:
-            refused[file.path] = _unsafe_name(file.path, why)
+            refused[file.path] = why
     paths = [file.path for file in job.files if file.path not in refused]
     clashes = names.collisions(paths, fold=True)
     if clashes:
@@ -266,14 +352,15 @@ async def _unsafe(resources: Resources, job: Job) -> dict[str, HaulError]:
         existing = osfile.nearest_existing(job.layout.root)
         if not await resources.threads.write(osfile.folds_names, existing):
             clashes = names.collisions(paths, fold=False)
-    for path, why in clashes.items():
-        refused[path] = _unsafe_name(path, why)
-    return refused
+    return refused | clashes
 
 
-def _unsafe_name(path: str, why: str) -> UnsafeName:
-    printable = "".join(char if char.isprintable() else "?" for char in path)[:200]
-    return UnsafeName(f"refused to write {printable!r}: {why}")
+def _unsafe_name(plan: FilePlan) -> UnsafeName:
+    printable = "".join(char if char.isprintable() else "?" for char in plan.file.path)[:200]
+    return UnsafeName(
+        f"refused to write {printable!r}: {plan.reason}",
+        hint="leave it out with --exclude; only its publisher can give it another name",
+    )
 
 
 async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> dict[str, Sight]:
@@ -389,7 +476,7 @@ async def _is_there(resources: Resources, order: Order) -> bool:
 
 
 def _check_occupied(prepared: Prepared) -> None:
-    refused = [plan for plan in prepared.plan if plan.action is Action.REFUSE]
+    refused = [plan for plan in prepared.plan if plan.action is Action.REFUSE and not plan.unsafe]
     if not refused:
         return
     first = refused[0]
@@ -488,7 +575,7 @@ def _kept(prepared: Prepared, plan: FilePlan) -> FileResult:
     )
 
 
-def _failed(job: Job, path: str, error: HaulError) -> FileResult:
+def _failed(path: str, error: HaulError) -> FileResult:
     return FileResult(path=path, final="", how="failed", size=0, error=error)
 
 
@@ -517,18 +604,24 @@ def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
 
 
 def _incomplete(report: Report) -> HaulError:
-    """The error for a report with failures; of a single file, the file's own."""
-    failed = [result for result in report.files if result.error is not None]
-    first = failed[0].error
-    assert first is not None
-    kinds: Collection[type] = {type(result.error) for result in failed}
-    if len(failed) == len(report.files) and len(kinds) == 1:
-        first.message += f" ({len(failed) - 1} more files likewise)" if len(failed) > 1 else ""
+    """The error for a report with failures; if all failed of one cause, that one's own."""
+    failed = sum(result.error is not None for result in report.files)
+    nothing = failed == len(report.files)
+    first = report.causes[0]
+    kinds: Collection[type] = {type(error) for error in report.causes}
+    if nothing and len(kinds) == 1:
+        first.message += f" ({failed - 1} more files likewise)" if failed > 1 else ""
         return first
-    error = Incomplete(
-        f"{len(failed)} of {len(report.files)} files could not be had; first {first.message}",
-        report=report,
-        hint=first.hint or "run the same command again: what arrived is kept",
+    many = (
+        f"none of the {failed} files could be had"
+        if nothing
+        else f"{failed} of {len(report.files)} files could not be had"
     )
+    error = Incomplete(f"{many}; first {first.message}", report=report)
+    error.hint = first.hint
+    if error.retryable and not first.retryable and first.hint is not None:
+        error.hint = f"{first.hint}; and run the same command again for the others"
+    elif error.retryable and first.hint is None:
+        error.hint = "run the same command again: what arrived is kept"
     error.__cause__ = first
     return error

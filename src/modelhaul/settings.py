@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from modelhaul.core.origin import origin_of, shown
@@ -22,9 +23,34 @@ MIB = 1 << 20
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
+class SettingChanges(TypedDict, total=False):
+    """Single settings by name: the fields of `Settings` without defaults. A test compares them."""
+
+    endpoint: str
+    token: str | None
+    home: Path
+    cache_dir: Path
+    state_dir: Path
+    connections: int
+    host_connections: int
+    limit_rate: float | None
+    files_at_once: int
+    patience: float
+    connect_timeout: float
+    head_timeout: float
+    idle_timeout: float
+    memory: int
+    reserve: bool
+    fast: bool
+    proxies: Mapping[str, str]
+    no_proxy: str
+    ca_file: str | None
+    ca_folder: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How downloads behave. Build it with `from_environment()` and `dataclasses.replace()`.
+    """How downloads behave. Build it with `from_environment()` and `changed()`.
 
     Attributes:
         endpoint: ModelScope site to talk to, without a trailing slash.
@@ -113,6 +139,25 @@ class Settings:
         }
         found["no_proxy"] = env.get("no_proxy") or env.get("NO_PROXY") or ""
         return cls(**found)  # type: ignore[arg-type]
+
+    def changed(self, **changes: Unpack[SettingChanges]) -> Settings:
+        """These settings with some of them changed.
+
+        Raises:
+            UsageError: there is no such setting, or a value makes no sense; the message names it.
+        """
+        known = [field_.name for field_ in fields(self)]
+        for name in changes:
+            if name not in known:
+                # Imported late: a type checker finds the mistake before anybody runs it.
+                from difflib import get_close_matches
+
+                near = get_close_matches(name, known, n=1)
+                raise UsageError(
+                    f"no such setting: {name}",
+                    hint=f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}",
+                )
+        return replace(self, **changes)
 
     def proxy_for(self, url: str) -> str | None:
         """The proxy for a URL, None for a direct connection."""

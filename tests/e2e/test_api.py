@@ -236,7 +236,30 @@ def test_missing_files_are_an_error_that_carries_the_report(
     assert isinstance(failed[0].error, modelhaul.NotFound)
 
 
+def test_a_path_with_a_trailing_separator_is_a_folder(
+    world: World, settings: Settings, run: Runner, tmp_path: Path
+) -> None:
+    """As on the command line; a path object cannot say it."""
+    url = f"{world.hub.url}/models/acme/tiny/resolve/master/tokenizer.json"
+
+    async def main() -> modelhaul.Report:
+        async with Client(settings) as client:
+            return await client.get(url, path=f"{tmp_path}/new/")
+
+    report = run(main)
+
+    assert os.fspath(report) == str(tmp_path / "new" / "tokenizer.json")
+
+
 def test_a_setting_that_makes_no_sense_is_refused_by_name(settings: Settings) -> None:
     """Before anything is opened."""
     with pytest.raises(modelhaul.UsageError, match="connections"):
         Client(settings, connections=0)
+
+
+def test_a_setting_that_does_not_exist_is_refused_with_the_nearest_one(settings: Settings) -> None:
+    """A typo is a wrong call like any other, not an error of dataclasses."""
+    with pytest.raises(modelhaul.UsageError, match="conections") as caught:
+        Client(settings, conections=3)  # type: ignore[call-arg]
+
+    assert caught.value.hint == "did you mean connections?"

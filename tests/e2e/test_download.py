@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -11,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from tests.e2e.conftest import MODEL, World, content, last_line, tree
-from tests.support.hub import hub_in_thread
+from tests.support.hub import Fault, hub_in_thread
 
 pytestmark = pytest.mark.command
+
+EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 def snapshot(world: World, revision: str = "master", kind: str = "models") -> Path:
@@ -184,6 +188,28 @@ def test_a_second_run_fetches_nothing_and_hashes_nothing(world: World, where: li
     assert again.returncode == 0, again.stderr
     assert world.hub.files_asked() == []
     assert "checking" not in again.stderr
+    assert "nothing fetched" in again.stderr
+
+
+def test_a_second_run_fetches_nothing_where_the_hub_states_no_digest(world: World) -> None:
+    """The server's strong validator says that nothing has changed."""
+    rows = [
+        {"Path": path, "Type": "blob", "Size": len(data), "Sha256": None}
+        for path, data in MODEL.items()
+    ]
+    world.hub.fault = lambda request: (
+        web.json_response({"Code": 200, "Success": True, "Data": {"Files": rows}})
+        if request.path.endswith("/repo/files")
+        else None
+    )
+
+    first = world.run("download", "acme/tiny", "--local-dir", "m")
+    world.hub.seen.clear()
+    again = world.run("download", "acme/tiny", "--local-dir", "m")
+
+    assert [first.returncode, again.returncode] == [0, 0], first.stderr + again.stderr
+    assert tree(world.work / "m") == MODEL
+    assert {seen.headers["Range"] for seen in world.hub.files_asked()} == {"bytes=0-0"}
     assert "nothing fetched" in again.stderr
 
 
@@ -430,15 +456,12 @@ def test_one_bad_file_is_reported_and_the_others_arrive(world: World) -> None:
     assert tree(world.work / "m") == rest
 
 
-def _not_found():  # type: ignore[no-untyped-def]
-    from aiohttp import web
-
+def _not_found() -> web.Response:
     return web.json_response({"Code": 404, "Success": False}, status=404)
 
 
 def test_hostile_names_are_refused_one_by_one(world: World) -> None:
     """A listing that climbs out of the target: that file is refused, the others come."""
-    from aiohttp import web
 
     def evil(request: web.Request) -> web.StreamResponse | None:
         if not request.path.endswith("/repo/files"):
@@ -458,6 +481,60 @@ def test_hostile_names_are_refused_one_by_one(world: World) -> None:
     assert "escape.txt" in done.stderr
     assert tree(world.work / "m") == {"deep/empty.txt": b""}
     assert not list(world.work.parent.rglob("escape.txt"))
+
+
+def lists(*paths: str) -> Fault:
+    """A hub that lists empty files of these names, whatever it holds."""
+    rows = [{"Path": path, "Type": "blob", "Size": 0, "Sha256": EMPTY} for path in paths]
+
+    def answer(request: web.Request) -> web.StreamResponse | None:
+        if not request.path.endswith("/repo/files"):
+            return None
+        return web.json_response({"Code": 200, "Success": True, "Data": {"Files": rows}})
+
+    return answer
+
+
+def test_a_dry_run_names_what_will_be_refused(world: World) -> None:
+    """Unsafe names stand in the plan with their reason, and it exits as the run will."""
+    world.hub.fault = lists("../escape.txt", "empty.txt")
+
+    shown = world.run("download", "acme/tiny", "--local-dir", "m", "--dry-run")
+    as_json = world.run("download", "acme/tiny", "--local-dir", "m", "--dry-run", "--json")
+    real = world.run("download", "acme/tiny", "--local-dir", "m")
+
+    assert "refuse       0 B  ../escape.txt  (the name climbs out of its folder)" in shown.stdout
+    assert last_line(shown.stdout).startswith("2 files,")
+    plan = json.loads(last_line(as_json.stdout))
+    assert [(file["action"], file["unsafe"]) for file in plan["files"]] == [
+        ("refuse", True),
+        ("fetch", False),
+    ]
+    assert [shown.returncode, as_json.returncode, real.returncode] == [3, 3, 3]
+
+
+def test_a_dry_run_tells_a_refused_file_from_a_refused_run(world: World) -> None:
+    """A place that is occupied stops everything before the first byte, an unsafe name itself."""
+    world.hub.fault = lists("../escape.txt", "empty.txt")
+    (world.work / "m").mkdir()
+    (world.work / "m" / "empty.txt").write_text("mine")
+
+    planned = world.run("download", "acme/tiny", "--local-dir", "m", "--dry-run")
+    real = world.run("download", "acme/tiny", "--local-dir", "m")
+
+    assert [planned.returncode, real.returncode] == [9, 9]
+    assert "nothing was fetched" in real.stderr
+    assert "empty.txt" in real.stderr
+
+
+def test_a_dry_run_of_nothing_but_unsafe_names_exits_like_the_run(world: World) -> None:
+    """Nothing at all could be had: the exit code is that of the names, not of an incomplete run."""
+    world.hub.fault = lists("../escape.txt", "../another.txt")
+
+    planned = world.run("download", "acme/tiny", "--local-dir", "m", "--dry-run")
+    real = world.run("download", "acme/tiny", "--local-dir", "m")
+
+    assert [planned.returncode, real.returncode] == [9, 9]
 
 
 # -- credentials ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.command
 
 NAME = "model-00001-of-00002.safetensors"
 DATA = MODEL[NAME]
+SE = "surrogateescape"
 DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
@@ -51,6 +53,41 @@ def test_an_existing_folder_takes_the_file_under_the_urls_name(world: World) -> 
     done = world.run("get", url(world), "-o", "weights")
 
     assert last_line(done.stdout) == str(world.work / "weights" / NAME)
+
+
+@pytest.mark.parametrize("path", ["new/", "new/deeper/", "new/."])
+def test_a_trailing_separator_means_a_folder(world: World, path: str) -> None:
+    """-o new/: the folder is made, and the file has the URL's name in it."""
+    done = world.run("get", url(world), "-o", path)
+
+    assert done.returncode == 0, done.stderr
+    assert last_line(done.stdout) == str(world.work / path / NAME)
+    assert (world.work / path / NAME).read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    "name", ["we\\ird.bin", ".git", "tab\there", b"\xff.bin".decode(errors=SE)]
+)
+def test_the_users_own_name_is_not_judged(world: World, name: str) -> None:
+    """Only names that come from others can be hostile."""
+    done = world.run("get", url(world), "-o", name, "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(last_line(done.stdout))["path"] == str(world.work / name)
+    assert (world.work / name).read_bytes() == DATA
+
+
+def test_a_name_from_the_url_is_judged(world: World) -> None:
+    """It may be somebody else's; -o is the way out, and the hint says so."""
+    refused = world.run("get", url(world, "%2Egit"))
+    state = world.run("get", url(world, ".modelhaul"))
+    ours = world.run("get", url(world), "-o", ".modelhaul")
+
+    assert [refused.returncode, state.returncode, ours.returncode] == [9, 9, 2]
+    assert "-o PATH" in refused.stderr
+    assert "-o PATH" in state.stderr
+    assert "our own state" in ours.stderr
+    assert list(world.work.iterdir()) == []
 
 
 def test_a_second_get_of_the_same_file_fetches_nothing(world: World) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelhaul.store.index import Entry, Known, ProvenIndex, grain_ns
+from modelhaul.store.index import RETRY_AFTER, Entry, Known, ProvenIndex, grain_ns
 from modelhaul.store.osfile import Stamp
 from tests.store.helpers import second_process, trace
 
@@ -341,6 +341,42 @@ def test_once_there_was_trouble_the_database_is_left_alone(tmp_path: Path) -> No
     assert found is None
     assert index.problem == problem
     assert [entry.name for entry in tmp_path.iterdir()] == ["index.damaged"]
+
+
+def test_a_database_that_was_locked_is_tried_again(tmp_path: Path) -> None:
+    """After a while, not at every file: each try may wait for seconds. What was missed counts."""
+    path = tmp_path / "index.sqlite"
+    now = [1000.0]
+    index = ProvenIndex(path, patience=0.01, clock=lambda: now[0])
+    remember(index, tmp_path / "f")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+
+    while_locked = index.lookup(tmp_path / "f", OLD)
+    other.close()
+    just_after = index.lookup(tmp_path / "f", OLD)
+    now[0] += RETRY_AFTER
+    later = index.lookup(tmp_path / "f", OLD)
+
+    assert (while_locked, just_after, later) == (None, None, KNOWN)
+    assert index.missed == 2
+    assert "locked" in str(index.problem)
+    index.close()
+
+
+def test_a_damaged_database_is_replaced_in_the_life_of_one_index(tmp_path: Path) -> None:
+    """A program that runs for weeks gets its memory back, at the latest when it closes."""
+    path = tmp_path / "index.sqlite"
+    path.write_bytes(b"garbage" * 1000)
+    index = ProvenIndex(path)
+    index.lookup(tmp_path / "f", OLD)
+
+    index.close()
+    remember(index, tmp_path / "f")
+
+    assert index.lookup(tmp_path / "f", OLD) == KNOWN
+    assert index.missed == 1
+    index.close()
 
 
 @pytest.mark.parametrize("place", ["below a file", "below a link to nowhere", "a folder"])

@@ -19,7 +19,7 @@ def test_a_marker_stands_from_set_to_clear(tmp_path: Path) -> None:
 
     seen = [marker.exists()]
     for act in (marker.set, marker.set):
-        act(label="acme/tiny", commit="c0ffee")
+        act(label="acme/tiny", commit="c0ffee", pending={"a"})
         seen.append(marker.exists())
     for clear in (marker.clear, marker.clear):
         clear()
@@ -31,8 +31,12 @@ def test_a_marker_stands_from_set_to_clear(tmp_path: Path) -> None:
 
 def test_the_next_run_sees_the_marker(tmp_path: Path) -> None:
     """State folder and snapshot name it: a new process finds what a killed one left."""
-    Marker.of(tmp_path, tmp_path / "snapshot").set(label="acme/tiny", commit=None)
+    Marker.of(tmp_path, tmp_path / "snapshot").set(
+        label="acme/tiny", commit=None, pending={"b", "a"}
+    )
 
+    assert Marker.of(tmp_path, tmp_path / "snapshot").pending() == {"a", "b"}
+    assert Marker.of(tmp_path, tmp_path / "another").pending() == frozenset()
     assert Marker.of(tmp_path, tmp_path / "snapshot").exists()
     assert not Marker.of(tmp_path, tmp_path / "another").exists()
 
@@ -41,10 +45,26 @@ def test_a_marker_says_for_people_what_it_is_about(tmp_path: Path) -> None:
     """The name is a hash, so the label and the commit stand inside; the last one counts."""
     marker = Marker.of(tmp_path, tmp_path / "snapshot")
 
-    marker.set(label="a long name of a repository/model", commit="c0ffee")
-    marker.set(label="acme/tiny", commit=None)
+    marker.set(label="a long name of a repository/model", commit="c0ffee", pending={"a", "b"})
+    marker.set(label="acme/tiny", commit=None, pending={"b"})
 
-    assert json.loads(marker.path.read_text()) == {"label": "acme/tiny", "commit": None}
+    assert json.loads(marker.path.read_text()) == {
+        "label": "acme/tiny",
+        "commit": None,
+        "pending": ["b"],
+    }
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"label": "l"}', '{"pending": null}'])
+def test_a_marker_that_cannot_be_read_stands_for_every_file(tmp_path: Path, text: str) -> None:
+    """Cut by a crash, or written by another version: nothing is known, not nothing is left."""
+    marker = Marker.of(tmp_path, tmp_path / "snapshot")
+    marker.path.write_text(text)
+
+    pending = marker.pending()
+
+    assert pending is None
+    assert marker.exists()
 
 
 def test_a_marker_is_durable_before_the_first_rename(tmp_path: Path, needs_strace: None) -> None:
@@ -52,7 +72,7 @@ def test_a_marker_is_durable_before_the_first_rename(tmp_path: Path, needs_strac
     (tmp_path / "x").mkdir()
     code = """
     from modelhaul.store.marker import Marker
-    Marker(Path(sys.argv[1]) / "state" / "m.update").set(label="l", commit="c")
+    Marker(Path(sys.argv[1]) / "state" / "m.update").set(label="l", commit="c", pending=["a"])
     """
 
     traced = trace(code, tmp_path / "x", calls="mkdir,pwrite64,fdatasync,fsync")
@@ -70,7 +90,7 @@ def test_a_marker_is_not_written_through_a_link(tmp_path: Path) -> None:
     marker.path.symlink_to("victim")
 
     with pytest.raises(StorageError):
-        marker.set(label="l", commit=None)
+        marker.set(label="l", commit=None, pending=None)
 
     assert (tmp_path / "victim").read_bytes() == b"precious"
 
@@ -80,4 +100,4 @@ def test_a_marker_that_cannot_be_written_is_an_error(tiny_disk: Callable[..., Pa
     disk = tiny_disk(read_only=True)
 
     with pytest.raises(StorageError, match="writing"):
-        Marker.of(disk, disk / "snapshot").set(label="l", commit=None)
+        Marker.of(disk, disk / "snapshot").set(label="l", commit=None, pending=None)

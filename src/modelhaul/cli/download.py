@@ -150,16 +150,26 @@ def _which(
 
 
 async def _show_plan(client: Client, name: str, wish: dict[str, Any], view: View) -> int:
-    from modelhaul.core.plan import Action
-    from modelhaul.errors import Occupied
-
     plan = await client.plan(name, **wish)
     if isinstance(view, JsonView):
         view.line(_plan_fields(plan))
     else:
         _print_plan(plan)
-    refused = any(file.action is Action.REFUSE for file in plan)
-    return Occupied.exit_code if refused else 0
+    return _exit_code(plan)
+
+
+def _exit_code(plan: Plan) -> int:
+    """What the run of this plan would exit with, as far as a plan can tell."""
+    from modelhaul.core.plan import Action
+    from modelhaul.errors import Occupied, UnsafeName
+    from modelhaul.report import Incomplete
+
+    refused = [file for file in plan if file.action is Action.REFUSE]
+    if not refused:
+        return 0
+    if not all(file.unsafe for file in refused):
+        return Occupied.exit_code
+    return UnsafeName.exit_code if len(refused) == len(plan) else Incomplete.exit_code
 
 
 def _plan_fields(plan: Plan) -> dict[str, Any]:
@@ -174,6 +184,7 @@ def _plan_fields(plan: Plan) -> dict[str, Any]:
                 "reuse": file.reuse,
                 "sha256": file.file.sha256,
                 "reason": file.reason or None,
+                "unsafe": file.unsafe,
             }
             for file in plan
         ],

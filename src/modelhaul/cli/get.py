@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,8 +25,9 @@ def get(
         typer.Argument(metavar="MIRROR...", help="More sources of the same file."),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="PATH", help="File or folder to write to."),
+        # Not a Path: that would drop the separator which makes it a folder.
+        str | None,
+        typer.Option("-o", "--output", metavar="PATH", help="File, or folder/, to write to."),
     ] = None,
     sha256: Annotated[
         str | None, typer.Option(metavar="HEX", help="What the content must have.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -70,11 +72,24 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
+def _take_sigterm() -> None:
+    """Let SIGTERM be what Ctrl-C is, until a command keeps watch for both.
+
+    Its default ends the process with 143, and a caller that asks for a stop during start-up has to
+    get the same answer as a moment later. Who started us with it ignored meant that.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    if here and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    _open_standard_streams()
-    words = normal(sys.argv[1:] if arguments is None else arguments)
+    code: object
     try:
+        _take_sigterm()
+        _open_standard_streams()
+        words = normal(sys.argv[1:] if arguments is None else arguments)
         code = app(args=words, prog_name="modelhaul", standalone_mode=False)
     except TyperException as error:
         text = error.format_message()

@@ -62,8 +62,9 @@ async def _with_signals(main: Callable[[], Awaitable[int]], stopping: str) -> in
 
     code = INTERRUPTED
 
-    async def watch(stop: anyio.CancelScope) -> None:
+    async def watch(stop: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
             count = 0
             async for _ in signals:
                 count += 1
@@ -77,8 +78,10 @@ async def _with_signals(main: Callable[[], Awaitable[int]], stopping: str) -> in
 
     try:
         async with anyio.create_task_group() as group:
-            with anyio.CancelScope() as work:
-                group.start_soon(watch, work)
+            work = anyio.CancelScope()
+            # Before the command's first step, which may be long: it imports an HTTP client.
+            await group.start(watch, work)
+            with work:
                 code = await main()
             group.cancel_scope.cancel()
     except BaseExceptionGroup as failed:

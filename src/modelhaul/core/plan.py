@@ -58,6 +58,8 @@ class FilePlan:
         reuse: bytes that are on this disk already and need not be fetched.
         replaces: other content stands under the final name and will give way.
         reason: why it is refused, in words.
+        unsafe: it is refused for its name: it alone, the others come. Any other refusal stops the
+            run before the first byte.
     """
 
     file: RemoteFile
@@ -65,6 +67,7 @@ class FilePlan:
     reuse: int = 0
     replaces: bool = False
     reason: str = ""
+    unsafe: bool = False
 
     @property
     def fetch(self) -> int:

@@ -40,6 +40,9 @@ CREATE TABLE IF NOT EXISTS files (
 _COARSE_NS = 2_000_000_000
 _FINE_NS = 20_000_000
 _ROUND_NS = 10_000_000
+#: Seconds without the database after it could not be used. Each try may wait for a lock, and there
+#: is one per file; but a lock that was held for a moment must not cost a program its memory.
+RETRY_AFTER = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +77,33 @@ def grain_ns(stamp: Stamp) -> int:
 class ProvenIndex:
     """The memory of proven files; safe to use from several threads and processes.
 
-    A damaged or unwritable database makes it forgetful, never wrong: `problem` then says why.
+    A damaged, locked or unwritable database makes it forgetful for a while, never wrong.
+
+    Args:
+        path: the database.
+        patience: seconds to wait for the lock of another process.
+        clock: gives seconds that only grow.
+
+    Attributes:
+        problem: why it was forgetful last, None if it never was.
+        missed: calls that it could not serve so far.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        patience: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._path = path
+        self._patience = patience
+        self._clock = clock
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._rests_until = 0.0
         self.problem: str | None = None
+        self.missed = 0
 
     def lookup(self, path: Path, stamp: Stamp) -> Known | None:
         """What is known about the file at `path`, if it still has this stamp."""
@@ -132,20 +154,24 @@ class ProvenIndex:
         self._use(insert)
 
     def close(self) -> None:
-        """Close the database; the next call opens it again."""
+        """Close the database; the next call opens it again, whatever was wrong with it."""
         with self._lock:
             self._disconnect()
+            self._rests_until = 0.0
 
     def _use(self, call: Callable[[sqlite3.Connection], T]) -> T | None:
         """The result of `call`, None if the database cannot be used."""
         with self._lock:
-            if self.problem is not None:
+            if self._clock() < self._rests_until:
+                self.missed += 1
                 return None
             try:
                 return call(self._connected())
             except (sqlite3.Error, OSError) as error:
                 # Damaged, locked for too long, disk full, not ours to write: forget rather than
-                # fail. A damaged file is put away, so that the next run begins with a new one.
+                # fail. A damaged file is put away, so that the next try begins with a new one.
+                self.missed += 1
+                self._rests_until = self._clock() + RETRY_AFTER
                 self.problem = f"the memory of proven files {self._path} cannot be used ({error})"
                 with contextlib.suppress(sqlite3.Error):
                     self._disconnect()
@@ -159,7 +185,7 @@ class ProvenIndex:
         if self._connection is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             connection = self._connection = sqlite3.connect(
-                self._path, timeout=5.0, check_same_thread=False
+                self._path, timeout=self._patience, check_same_thread=False
             )
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version != _SCHEMA_VERSION:

@@ -1,7 +1,8 @@
 """A note on disk that an update of a mutable snapshot is half published. Blocks.
 
-Written and made durable before the first file of the update is renamed, removed after the last: as
-long as it stands, the snapshot may show files of two commits.
+Written and made durable before the first file of the update is renamed, removed when the last of
+them is known to be in place: as long as it stands, the snapshot may show files of two commits. It
+names the files in question, because the next run may be for others and proves nothing about them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +35,25 @@ class Marker:
         """Whether an update was begun and not finished."""
         return self.path.exists()
 
-    def set(self, *, label: str, commit: str | None) -> None:
+    def pending(self) -> frozenset[str] | None:
+        """Files that may be older than the update; empty without a marker.
+
+        None: it stands and does not say (cut by a crash, or another version's), so it may be any.
+        """
+        try:
+            fields = json.loads(self.path.read_bytes())
+            return frozenset(path for path in fields["pending"] if isinstance(path, str))
+        except FileNotFoundError:
+            return frozenset()
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def set(self, *, label: str, commit: str | None, pending: Collection[str] | None) -> None:
         """Make it durable.
+
+        Args:
+            label, commit: what the update is, for people.
+            pending: paths of its files, None if nobody knows them.
 
         Raises:
             StorageError: it cannot be written.
@@ -43,7 +62,8 @@ class Marker:
             osfile.make_folders(self.path.parent)
             fd = osfile.open_file(self.path, create=True, truncate=True)
             try:
-                text = json.dumps({"label": label, "commit": commit})
+                paths = None if pending is None else sorted(pending)
+                text = json.dumps({"label": label, "commit": commit, "pending": paths})
                 osfile.write_all(fd, text.encode(), 0)
                 osfile.sync_data(fd)
             finally:
