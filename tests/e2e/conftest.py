@@ -36,7 +36,10 @@ class World:
     @property
     def environment(self) -> dict[str, str]:
         """All variables that a command sees."""
+        # Set where another tree than the installed one is tested, as in a git worktree.
+        tested = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
         return {
+            **tested,
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
             "MODELSCOPE_ENDPOINT": self.hub.url,
