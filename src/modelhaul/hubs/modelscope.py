@@ -429,7 +429,8 @@ class ModelScopeHub:
         private = "your token may not read it" if self.token else "it is private or gated"
         return NotFound(
             f"no {ref.kind} {ref} on {self.origin}, or {private}",
-            hint=f"check the name; private and gated ones need --token or `modelscope login`{abroad}",
+            hint="check the name; private and gated ones need --token or `modelscope login`"
+            + abroad,
         )
 
     async def _exists(self, ref: RepoRef, kind: str) -> bool:
