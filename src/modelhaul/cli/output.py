@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import math
 import os
 import re
 import sys
@@ -208,7 +209,7 @@ def amounts_line(amounts: events.Statistics) -> str:
     """Amounts of a run in one line."""
     percent = 100 * amounts.done // max(1, amounts.total)
     rate = f", {size_text(amounts.rate)}/s" if rate_is_known(amounts) else ""
-    left = "" if amounts.eta is None else f", {duration_text(amounts.eta)} left"
+    left = "" if amounts.eta is None else f", {duration_text(math.ceil(amounts.eta))} left"
     return (
         f"{percent:3d}%  {size_text(amounts.done)} of {size_text(amounts.total)}{rate}{left},"
         f" {amounts.files_done} of {amounts.files} files, {amounts.connections} connections"
