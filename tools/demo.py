@@ -34,7 +34,7 @@ from safetensors.numpy import save_file
 HERE = Path(__file__).resolve().parent.parent
 REPO = "demo/llama-like"
 SHARDS = 4
-# Slow enough that a second of traffic is a small part of the model, so that the bound says something.
+# Slow enough that a second of traffic is a quarter of the model: else the bound says nothing.
 RATE_PER_CONNECTION = 4_000_000  # bytes/s
 MIB = 1 << 20
 #: What the server has counted as sent and not yet given to its kernel, per connection: the piece
