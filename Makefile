@@ -9,7 +9,7 @@ TEST_FOLDER ?= $(shell test -w /dev/shm && test `df -Pk /dev/shm | awk 'END {pri
 PYTEST := $(if $(TEST_FOLDER),PYTEST_DEBUG_TEMPROOT=$(TEST_FOLDER) )$(BIN)/python -m pytest -q -n 4
 DEMO_MIB ?= 1024
 
-.PHONY: help demo test test-quick test-all lint types check lock clean
+.PHONY: help demo memory test test-quick test-all lint types check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ $(VENV)/installed: requirements/dev.txt pyproject.toml
 
 demo: $(VENV)/installed ## download a 1 GiB model from a local hub, kill it half-way, resume, prove it
 	$(BIN)/python tools/demo.py --mib $(DEMO_MIB)
+
+memory: $(VENV)/installed ## peak memory of a download of 4 GiB over 32 connections
+	$(BIN)/python -m benchmarks.memory
 
 test: $(VENV)/installed ## run the test suite
 	$(PYTEST)

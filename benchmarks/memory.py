@@ -1,8 +1,9 @@
-"""Peak memory of a download: `python -m benchmarks.memory [--gib 4] [--connections 32]`.
+"""Peak memory of a download: `make memory`.
 
-The server limits each connection, so that all of them are really used; the peak is what the
-kernel counted for the process (ru_maxrss of `wait4`), and the connections are those that the
-server's log shows at one moment.
+Or `python -m benchmarks.memory [--gib 4] [--connections 32]`. The server limits each connection, so
+that all of them are really used; the peak is what the kernel counted for the process (ru_maxrss of
+`wait4`), and the connections are those that the server's log shows at one moment (one that was
+given up counts until the server notices).
 """
 
 from __future__ import annotations

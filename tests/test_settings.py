@@ -104,13 +104,18 @@ def test_an_argument_wins_over_the_environment() -> None:
         ("www.modelscope.ai/", "https://www.modelscope.ai"),
         ("https://hub.test///", "https://hub.test"),
         (" http://127.0.0.1:8000/ ", "http://127.0.0.1:8000"),
-        ("127.0.0.1:8000", "https://127.0.0.1:8000"),
-        ("[::1]:8000", "https://[::1]:8000"),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("[::1]:8000", "http://[::1]:8000"),
+        ("LOCALHOST", "http://LOCALHOST"),
+        ("localhost/base/", "http://localhost/base"),
+        ("localhost.evil.test", "https://localhost.evil.test"),
+        ("127.0.0.1.evil.test", "https://127.0.0.1.evil.test"),
+        ("https://127.0.0.1:8000", "https://127.0.0.1:8000"),
         ("HTTPS://hub.test/base", "HTTPS://hub.test/base"),
     ],
 )
 def test_an_endpoint_needs_no_scheme(text: str, endpoint: str) -> None:
-    """A bare host means https; slashes at the end are dropped."""
+    """A bare host means https, one of this machine http; slashes at the end are dropped."""
     assert normal_endpoint(text) == endpoint
     assert Settings(endpoint=text).endpoint == endpoint
 

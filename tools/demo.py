@@ -4,21 +4,27 @@ Makes a safetensors model of several shards, serves it with the embedded hub (wh
 files to signed URLs and slows every connection down, so that there is something to see), downloads
 it with the real command, kills that with SIGKILL about half-way, runs it again, opens the result
 with the safetensors library, and prints what the server counted.
+
+What may be sent twice: 1 MiB per open connection (less than that is in no journal), what came in
+the last second (a barrier is due every second), and what the server had sent but the download had
+never got to see, since it lay in kernels. The server counts what it hands over, so both ends of a
+connection have such bytes, and its process the piece that it was handing over.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +34,13 @@ from safetensors.numpy import save_file
 HERE = Path(__file__).resolve().parent.parent
 REPO = "demo/llama-like"
 SHARDS = 4
-RATE_PER_CONNECTION = 12_000_000  # bytes/s
+# Slow enough that a second of traffic is a quarter of the model: else the bound says nothing.
+RATE_PER_CONNECTION = 4_000_000  # bytes/s
 MIB = 1 << 20
+#: What the server has counted as sent and not yet given to its kernel, per connection: the piece
+#: under way and aiohttp's buffer (`modelhaul.server.body`).
+HELD_BY_SERVER = (256 + 64) << 10
+LISTENING = "0A"  # state in /proc/net/tcp
 COMMAND = [sys.executable, "-m", "modelhaul"]
 
 
@@ -46,8 +57,8 @@ def main() -> int:
     size = sum(path.stat().st_size for path in model.iterdir())
     log = work / "requests.jsonl"
     try:
-        with serving(work / "hub", log, work) as endpoint:
-            return show(endpoint, work / "out", log, work, size, tensors)
+        with serving(work / "hub", log, work) as (endpoint, server):
+            return show(endpoint, server, work / "out", log, work, size, tensors)
     finally:
         if not options.keep:
             shutil.rmtree(work, ignore_errors=True)
@@ -83,14 +94,14 @@ def make_model(folder: Path, mib: int) -> dict[str, str]:
 
 
 @contextmanager
-def serving(hub: Path, log: Path, work: Path) -> Iterator[str]:
-    """The embedded hub, as a process of its own; gives its address."""
+def serving(hub: Path, log: Path, work: Path) -> Iterator[tuple[str, int]]:
+    """The embedded hub, as a process of its own; gives its address and its process id."""
     command = [*COMMAND, "serve", str(hub), "--port", "0", "--cdn"]
     command += ["--limit-rate", str(RATE_PER_CONNECTION), "--request-log", str(log)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(work))
     try:
         assert server.stdout is not None
-        yield server.stdout.readline().strip()
+        yield server.stdout.readline().strip(), server.pid
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(10)
@@ -107,11 +118,17 @@ def environment(work: Path) -> dict[str, str]:
 
 
 def show(
-    endpoint: str, out: Path, log: Path, work: Path, size: int, tensors: dict[str, str]
+    endpoint: str,
+    server: int,
+    out: Path,
+    log: Path,
+    work: Path,
+    size: int,
+    tensors: dict[str, str],
 ) -> int:
     download = [*COMMAND, "download", REPO, "--endpoint", endpoint, "--local-dir", str(out)]
     say(f"$ modelhaul download {REPO} --local-dir out")
-    rate = kill_half_way(download, out, work, size)
+    kill = kill_half_way(download, out, work, size, server)
     time.sleep(1.0)  # the server notices dead connections when it writes the next time
     before = entries(log)
     cut = [entry for entry in before if entry["sent"] < entry["stop"] - entry["start"]]
@@ -126,16 +143,23 @@ def show(
 
     sent = sum(entry["sent"] for entry in before) + sum(entry["sent"] for entry in after)
     again = sent - size
-    received = socket_buffer() * len(cut)
-    allowed = len(cut) * MIB + int(rate) + received
+    bound = {
+        f"1 MiB x {len(cut)} connections": len(cut) * MIB,
+        "what was sent in the last second": sent_within(before, kill.time - 1.0, kill.time),
+        "receive queues of the download": kill.received,
+        "send queues of the server": kill.unsent,
+        "inside the server's process": len(cut) * HELD_BY_SERVER,
+    }
+    allowed = sum(bound.values())
     proof = max(event["proof_seconds"] or 0.0 for event in done)
     print()
     print(f"  bytes of the model                {size:>14,}")
     print(f"  bytes sent before the kill        {sum(e['sent'] for e in before):>14,}")
     print(f"  bytes sent after it               {sum(e['sent'] for e in after):>14,}")
     print(f"  bytes sent twice                  {again:>14,}")
-    print(f"    allowed                         {allowed:>14,}  = 1 MiB x {len(cut)} connections")
-    print(f"                                    {'':>14}  + 1 s of traffic + receive buffers")
+    print(f"  allowed                           {allowed:>14,}")
+    for what, amount in bound.items():
+        print(f"    {what:<32}{amount:>14,}")
     print(f"  most connections                  {most_at_once(before + after):>14}")
     print(f"  from last byte to verified        {proof:>13.3f}s  (the slowest file)")
     print()
@@ -149,24 +173,68 @@ def show(
     return 0
 
 
-def kill_half_way(command: list[str], out: Path, work: Path, size: int) -> float:
-    """Run the download, kill it when half of it is on disk; returns its bytes/s."""
+@dataclass(frozen=True)
+class Kill:
+    """When the download was killed, and the bytes that lay in kernels just before."""
+
+    time: float
+    received: int
+    unsent: int
+
+
+def kill_half_way(command: list[str], out: Path, work: Path, size: int, server: int) -> Kill:
+    """Run the download and kill it when half of it is on disk."""
     process = subprocess.Popen(command, env=environment(work), stdout=subprocess.DEVNULL)
-    history: list[tuple[float, int]] = []
     while process.poll() is None:
-        stored = on_disk(out)
-        history.append((time.monotonic(), stored))
-        if stored >= size // 2:
+        if on_disk(out) >= size // 2:
             break
         time.sleep(0.02)
     else:
         raise SystemExit("the download ended before it could be killed")
+    received, _ = queues(process.pid)
+    _, unsent = queues(server)
+    kill = Kill(time.time(), received, unsent)
     process.kill()
     process.wait()
-    print(file=sys.stderr)
-    now, stored = history[-1]
-    then, before = next(entry for entry in history if entry[0] >= now - 1.0)
-    return (stored - before) / max(0.1, now - then)
+    # Who is killed cannot show the cursor again, nor end the line.
+    print("\x1b[?25h" if sys.stderr.isatty() else "", file=sys.stderr)
+    return kill
+
+
+def queues(process: int) -> tuple[int, int]:
+    """Bytes in the receive and in the send queues of a process's TCP connections.
+
+    From /proc, since not every machine has `ss`; on systems without it nothing is allowed for them,
+    which makes the check stricter.
+    """
+    inodes = set()
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                inodes.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
+    received = unsent = 0
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[9] in inodes and fields[3] != LISTENING:
+                    sending, _, receiving = fields[4].partition(":")
+                    received += int(receiving, 16)
+                    unsent += int(sending, 16)
+    return received, unsent
+
+
+def sent_within(found: list[dict[str, float]], start: float, stop: float) -> int:
+    """Bytes that the server sent between two moments, each answer taken as even."""
+    total = 0.0
+    for entry in found:
+        began = entry["time"] - entry["seconds"]
+        # An answer that was cut sent nothing after the kill: its end is when that was noticed.
+        ended = min(entry["time"], stop)
+        if ended > began:
+            inside = max(0.0, ended - max(began, start))
+            total += entry["sent"] * inside / (ended - began)
+    return int(total)
 
 
 def on_disk(folder: Path) -> int:
@@ -187,13 +255,18 @@ def resume(command: list[str], work: Path) -> list[dict[str, object]]:
     )
     assert process.stdout is not None
     done = []
+    here = 0
     for line in process.stdout:
         event = json.loads(line)
         if event["event"] == "planned":
             say(f"{event['reuse']:,} bytes are here, {event['fetch']:,} to fetch")
+            here = event["reuse"]
         elif event["event"] == "progress":
             amounts = event["statistics"]
-            say(f"{amounts['done']:,} of {amounts['total']:,}, {amounts['rate'] / 1e6:.0f} MB/s")
+            # A part counts from when its file is opened; until all are, less seems to be here.
+            if amounts["fetched"] and amounts["done"] >= here:
+                rate = f", {amounts['rate'] / 1e6:.0f} MB/s" if amounts["rate"] else ""
+                say(f"{amounts['done']:,} of {amounts['total']:,}{rate}")
         elif event["event"] == "file_done":
             done.append(event)
     if process.wait() != 0:
@@ -230,11 +303,6 @@ def most_at_once(found: list[dict[str, float]]) -> int:
         open_ += step
         most = max(most, open_)
     return most
-
-
-def socket_buffer() -> int:
-    with socket.socket() as probe:
-        return probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
 
 def say(text: str) -> None:

@@ -21,6 +21,7 @@ MAX_CONNECTIONS = 64
 MIB = 1 << 20
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_LOOPBACK = re.compile(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(?=[:/]|$)", re.IGNORECASE)
 
 
 class SettingChanges(TypedDict, total=False):
@@ -176,6 +177,9 @@ class Settings:
 def normal_endpoint(text: str) -> str:
     """An endpoint with a scheme and without a trailing slash.
 
+    Without a scheme it is https; on this very machine http, for what listens there is
+    `modelhaul serve` or a tunnel, and nobody in between can listen.
+
     Raises:
         UsageError: it is no http(s) address, or has parts that an endpoint has not.
     """
@@ -183,7 +187,7 @@ def normal_endpoint(text: str) -> str:
     if value.lower() in ("", "http:", "https:"):
         raise UsageError(f"not an endpoint: {text!r}")
     if not _SCHEME.match(value):
-        value = f"https://{value}"
+        value = f"{'http' if _LOOPBACK.match(value) else 'https'}://{value}"
     origin_of(value)
     parts = urlsplit(value)
     if parts.username is not None or parts.query or parts.fragment:

@@ -125,6 +125,18 @@ def test_help_names_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "130" in out
 
 
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_no_line_of_the_help_is_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    """The first sentence about a verb fits beside its name."""
+    monkeypatch.setenv("COLUMNS", columns)
+
+    _, out, _ = told(capsys, "--help")
+
+    assert "..." not in out.partition("Commands:")[2]
+
+
 def test_no_verb_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     """The help is the error message."""
     code, out, err = told(capsys)
@@ -142,6 +154,8 @@ def test_no_verb_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
         (["download", "o/n", "--revision"], "--revision"),
         (["serve", "d", "--port", "70000"], "--port"),
         (["get"], "URL"),
+        (["get", "--nonsense"], "--nonsense"),
+        (["clean", "--json"], "--json"),
     ],
 )
 def test_what_the_parser_does_not_know_is_named(
@@ -153,13 +167,17 @@ def test_what_the_parser_does_not_know_is_named(
     assert (code, out) == (2, "")
     assert says in err.splitlines()[0]
     assert err.splitlines()[0].startswith("modelhaul: ")
-    assert "--help" in err.splitlines()[1]
+    verb = "" if arguments == ["fetch"] else f" {arguments[0]}"
+    assert err.splitlines()[1] == f"  try: modelhaul{verb} --help"
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["download"], "no repository given"),
+        (["download", "--include", "*.json", "o/n"], "put o/n first"),
+        (["download", "o/n", "--local-dir", "a", "--cache-dir", "b"], "give one of them"),
+        (["download", "https://h.test/models/o/n"], "not a repository name"),
         (["download", "o"], "not a repository name"),
         (["download", "../x"], "not a repository name"),
         (["download", "o/n", "--revision", "../x"], "not a revision"),

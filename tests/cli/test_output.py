@@ -21,11 +21,12 @@ from modelhaul.cli.output import (
     amounts_line,
     describe,
     event_name,
+    print_line,
     printable,
     summary,
     write_line,
 )
-from modelhaul.errors import HaulError, NotFound, QuotaError
+from modelhaul.errors import HaulError, NotFound, QuotaError, StorageError
 from tests.cli.samples import HOSTILE, every_event, statistics
 
 VIEWS = [View, PlainView, JsonView]
@@ -108,9 +109,44 @@ def test_a_failure_is_a_json_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_json_does_not_repeat_the_result(capsys: pytest.CaptureFixture[str]) -> None:
     """The `finished` event carries the path."""
     with JsonView() as view:
+        view(finished(path="/models/x"))
         view.result("/models/x")
 
-    assert capsys.readouterr().out == ""
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["event"] == "finished"
+
+
+@pytest.mark.parametrize("how", ["ended", "raised"])
+def test_an_interrupted_run_has_a_last_event(capsys: pytest.CaptureFixture[str], how: str) -> None:
+    """Whoever reads the events learns that no more come, and that the same command goes on."""
+
+    def interrupted() -> None:
+        with JsonView() as view:
+            view(events.Note(message="m"))
+            if how == "raised":
+                raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        interrupted()
+
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["event"], last["kind"], last["exit_code"]) == ("error", "Interrupted", 130)
+
+
+def test_a_failed_run_has_one_last_event(capsys: pytest.CaptureFixture[str]) -> None:
+    """The error, as it was before: nothing says that somebody interrupted."""
+    view = JsonView()
+
+    def fail() -> None:
+        with view:
+            raise HaulError("no")
+
+    with contextlib.suppress(HaulError):
+        fail()
+    view.error(HaulError("no"))
+
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["kind"] == "HaulError"
 
 
 # -- results and errors ------------------------------------------------------------------------
@@ -224,8 +260,12 @@ def test_events_in_one_line(event: events.Event, line: str | None) -> None:
             "5.00 MB here already, nothing fetched; every file has its SHA-256",
         ),
         (
+            finished(seconds=0.4),
+            "4.00 MB fetched in 0.4s (10.0 MB/s), 1.00 MB reused; every file has its SHA-256",
+        ),
+        (
             finished(seconds=0.0),
-            "4.00 MB fetched in 0s (0 B/s), 1.00 MB reused; every file has its SHA-256",
+            "4.00 MB fetched in 0s, 1.00 MB reused; every file has its SHA-256",
         ),
     ],
 )
@@ -236,13 +276,11 @@ def test_the_last_line_of_a_run(event: events.Finished, line: str) -> None:
 
 
 def test_amounts_in_one_line() -> None:
-    """Percent first; an unknown end and an empty run are no trouble."""
+    """Percent first; an unknown end, an unknown rate and an empty run are no trouble."""
     assert amounts_line(statistics()) == (
         " 50%  2.50 MB of 5.00 MB, 10.0 MB/s, 1m05s left, 1 of 3 files, 7 connections"
     )
-    assert amounts_line(events.Statistics()) == (
-        "  0%  0 B of 0 B, 0 B/s, 0 of 0 files, 0 connections"
-    )
+    assert amounts_line(events.Statistics()) == ("  0%  0 B of 0 B, 0 of 0 files, 0 connections")
 
 
 def test_plain_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
@@ -318,7 +356,45 @@ def test_a_stream_that_takes_nothing_is_no_reason_to_die(stream: io.TextIOBase |
 
 
 @pytest.mark.parametrize("kind", VIEWS)
-@pytest.mark.parametrize("stream", [None, closed(), Full()], ids=["none", "closed", "full"])
+def test_a_result_that_cannot_be_written_is_a_failure(kind: type[View]) -> None:
+    """A script that reads the path from a full disk must not go on with half of it."""
+
+    def fail() -> None:
+        with contextlib.redirect_stdout(Full()), kind() as view:
+            view(finished())
+            view.result("/models/x")
+
+    with pytest.raises(StorageError) as caught:
+        fail()
+
+    assert "No space left on device" in caught.value.message
+
+
+def test_a_lost_result_does_not_hide_why_a_run_failed() -> None:
+    """The first error is the one to hear of."""
+
+    def fail() -> None:
+        with contextlib.redirect_stdout(Full()), JsonView() as view:
+            view(events.Note(message="m"))
+            raise NotFound("no such model")
+
+    with pytest.raises(NotFound):
+        fail()
+
+
+def test_a_line_of_a_result_must_arrive(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a full disk it is an error; to a stdout that was closed nobody listens."""
+    with contextlib.redirect_stdout(Full()), pytest.raises(StorageError):
+        print_line("text")
+    with contextlib.redirect_stdout(closed()):
+        print_line("text")
+    print_line("text")
+
+    assert capsys.readouterr().out == "text\n"
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+@pytest.mark.parametrize("stream", [None, closed()], ids=["none", "closed"])
 def test_no_view_dies_of_its_streams(kind: type[View], stream: io.TextIOBase | None) -> None:
     """Every event, the result and the error, with stdout and stderr gone."""
     sent = []
@@ -391,4 +467,4 @@ def test_a_full_disk_behind_stdout_is_no_crash() -> None:
     with open("/dev/full", "w") as full:
         done = _modelhaul("--version", stdout=full.fileno())
 
-    assert b"Traceback" not in done.stderr
+    assert (done.returncode, done.stderr) == (0, b"")

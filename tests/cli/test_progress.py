@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from modelhaul import events
-from modelhaul.cli.progress import TerminalView
+from modelhaul.cli.progress import TerminalView, shortened
 from modelhaul.errors import HaulError
 from tests.cli.samples import HOSTILE, every_event, statistics
 
@@ -23,10 +23,10 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class Terminal:
     """A terminal in memory, and a view on it."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, height: int = 24) -> None:
         self._file = io.StringIO()
         console = Console(
-            file=self._file, width=width, height=24, force_terminal=True, color_system=None
+            file=self._file, width=width, height=height, force_terminal=True, color_system=None
         )
         self.view = TerminalView(console)
 
@@ -68,7 +68,7 @@ def test_files_and_total_are_shown(width: int) -> None:
     assert all("42%" in line for line in lines[:2])
     assert lines[2].startswith("total")
     assert "50%" in lines[2]
-    assert "2.50 MB" in lines[2]
+    assert "10.0 MB/s" in lines[2]
     assert all(cell_len(line) <= width for line in lines)
 
 
@@ -83,6 +83,7 @@ def test_amounts_are_shown_where_there_is_room(width: int) -> None:
     assert re.search(r"423 B/1\.00 kB +5\.00 MB/s +sha +10%", file)
     assert re.search(r"2\.50 MB of 5\.00 MB +10\.0 MB/s +1m05s left", total)
     assert "1 of 3" in total
+    assert ("sha 10%" in total) is (width == 120)
 
 
 @pytest.mark.parametrize("width", [*WIDTHS, 20, 10, 250])
@@ -120,10 +121,108 @@ def test_a_long_name_is_cut_by_columns(width: int) -> None:
     with terminal.view:
         (file, _) = terminal.show(progress("模型权重文件" * 30))
 
-    assert file.startswith("模型权重")
+    assert file.startswith("模型权重文件")
     assert "…" in file
     assert "42%" in file
     assert cell_len(file) <= width
+
+
+@pytest.mark.parametrize(
+    ("width", "name"),
+    [
+        (32, "model-00001-of-00002.safetensors"),
+        (31, "model-00001-of-…002.safetensors"),
+        (24, "model-00001….safetensors"),
+        (2, "…s"),
+        (1, "…"),
+    ],
+)
+def test_a_name_is_cut_in_the_middle(width: int, name: str) -> None:
+    """Shards differ at their ends, and the suffix tells what it is."""
+    assert shortened("model-00001-of-00002.safetensors", width) == name
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (30, "model-00001-….safetensors  42%"),
+        (56, "model-00001-of…002.safetensors  42%   5.00 MB/s sha  10%"),
+        (75, "model-00001-of-00002.safetensors                   42%   5.00 MB/s sha  10%"),
+    ],
+)
+def test_a_narrow_terminal_shows_names_rather_than_amounts(width: int, line: str) -> None:
+    """Which file it is, and how far; the amounts are in the line for all."""
+    terminal = Terminal(width)
+
+    with terminal.view:
+        (file, _) = terminal.show(progress("model-00001-of-00002.safetensors"))
+
+    assert file == line
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (
+            90,
+            "total  50% 2.50 MB of 5.00 MB   10.0 MB/s   1m05s left   1 of 3 files   7 connections",
+        ),
+        (80, "total  50% 2.50 MB of 5.00 MB   10.0 MB/s   1m05s left   1 of 3 files"),
+        (60, "total  50% 2.50 MB of 5.00 MB   10.0 MB/s   1m05s left"),
+        (40, "total  50% 10.0 MB/s   1m05s left"),
+        (30, "total  50% 10.0 MB/s"),
+        (20, "total  50%"),
+        (10, " 50%"),
+    ],
+)
+def test_what_does_not_fit_is_left_out_as_a_whole(width: int, line: str) -> None:
+    """Percent, rate and time left stay longest; no number is cut in half."""
+    terminal = Terminal(width)
+
+    with terminal.view:
+        (total,) = terminal.show(progress())
+
+    assert total == line
+
+
+@pytest.mark.parametrize("width", [*WIDTHS, 60, 100, 250])
+@pytest.mark.parametrize("waiting", [None, "a reason " * 50])
+def test_the_last_line_leaves_room_for_an_echo(width: int, waiting: str | None) -> None:
+    """The terminal writes `^C` behind it; if that wraps, a stale line stays for ever."""
+    terminal = Terminal(width)
+
+    with terminal.view:
+        terminal.show(progress("w.bin", waiting=waiting))
+        terminal.view(progress("w.bin", waiting=waiting))
+        last = _CONTROL.sub("", terminal.written).rpartition("\n")[2]
+
+    assert 0 < cell_len(last) <= width - 4
+
+
+@pytest.mark.parametrize(("height", "files"), [(24, 8), (11, 8), (10, 6), (5, 1), (4, 0), (2, 0)])
+def test_a_short_terminal_shows_fewer_files(height: int, files: int) -> None:
+    """And how many more there are: what does not fit on the screen cannot be erased."""
+    terminal = Terminal(80, height)
+
+    with terminal.view:
+        lines = terminal.show(progress(*(f"{number}.bin" for number in range(8))))
+
+    more = [] if files == 8 else [f"and {8 - files} more"]
+    assert len([line for line in lines if ".bin" in line]) == files
+    assert [line for line in lines if line.startswith("and")] == more
+    assert lines[-1].startswith("total")
+
+
+def test_a_rate_is_shown_once_it_is_known() -> None:
+    """Before the first byte there is none, later 0 says that nothing moves."""
+    terminal = Terminal(80)
+
+    with terminal.view:
+        before = terminal.show(progress(rate=0.0, fetched=0, eta=None))
+        stalled = terminal.show(progress(rate=0.0, eta=None))
+
+    assert "/s" not in before[-1]
+    assert "0 B/s" in stalled[-1]
 
 
 def test_brackets_in_a_name_are_no_markup() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelhaul.cli.spelling import normal
+from modelhaul.cli.spelling import is_like_repo, normal
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,66 @@ from modelhaul.cli.spelling import normal
         pytest.param("-", "-", id="a-single-dash"),
         pytest.param("-- --local_dir", "-- --local_dir", id="behind-two-dashes"),
         pytest.param("--include a -- b,c d", "--include a -- b,c d", id="two-dashes-end-it"),
+        pytest.param(
+            "download https://modelscope.cn/models/o/n x.bin",
+            "download o/n --repo-type model --endpoint https://modelscope.cn x.bin",
+            id="page",
+        ),
+        pytest.param(
+            "download https://www.modelscope.ai/datasets/o/n.1/files?a=b#c --local_dir d",
+            "download o/n.1 --repo-type dataset --endpoint https://www.modelscope.ai --local-dir d",
+            id="page-of-a-dataset",
+        ),
+        pytest.param(
+            "download --model https://modelscope.cn/models/o/n/",
+            "download --model o/n --endpoint https://modelscope.cn",
+            id="page-as-value",
+        ),
+        pytest.param(
+            "download --model=https://modelscope.cn/models/o/n/summary",
+            "download --model=o/n --endpoint https://modelscope.cn",
+            id="page-as-value-with-equals",
+        ),
+        pytest.param(
+            "download https://modelscope.cn/models/o/n --endpoint http://m",
+            "download o/n --repo-type model --endpoint http://m",
+            id="page-with-a-mirror",
+        ),
+        *(
+            pytest.param(text, text, id=name)
+            for text, name in [
+                ("get https://modelscope.cn/models/o/n", "page-for-another-verb"),
+                ("download https://evil.test/models/o/n", "page-of-another-site"),
+                ("download https://modelscope.cn.evil.test/models/o/n", "page-of-a-like-site"),
+                ("download https://modelscope.cn/models/o/n/resolve/master/w", "page-of-a-file"),
+                ("download -- https://modelscope.cn/models/o/n", "page-behind-two-dashes"),
+            ]
+        ),
     ],
 )
 def test_spellings(typed: str, meant: str) -> None:
     """Underscores, lists behind one option, commas; `--` ends everything."""
     assert normal(typed.split()) == meant.split()
+
+
+@pytest.mark.parametrize(
+    ("word", "repo"),
+    [
+        ("Qwen/Qwen3-8B", True),
+        ("Qwen/Qwen2.5-0.5B", True),
+        ("o/n", True),
+        ("sub/model.safetensors", False),
+        ("sub/a.json", False),
+        ("config.json", False),
+        ("a/b/c", False),
+        ("sub/*", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_repository_is_told_from_a_file(word: str | None, repo: bool) -> None:
+    """For hints only: `sub/LICENSE` looks like one, and is a file all the same."""
+    assert is_like_repo(word) is repo
 
 
 def test_patterns_keep_their_blanks_inside() -> None:

@@ -169,7 +169,10 @@ def test_more_bytes_never_look_like_fewer(count: int, more: int) -> None:
     [
         (-5, "0s"),
         (0, "0s"),
-        (0.4, "0s"),
+        (1e-9, "0.1s"),
+        (0.4, "0.4s"),
+        (0.94, "0.9s"),
+        (0.96, "1s"),
         (12, "12s"),
         (59.4, "59s"),
         (59.6, "1m00s"),
@@ -194,11 +197,11 @@ def test_a_duration_says_the_time_to_a_minute(seconds: float) -> None:
     """The parts add up to the whole."""
     text = duration_text(seconds)
 
-    total, number = 0, ""
+    total, number = 0.0, ""
     for letter in text:
-        if letter.isdigit():
+        if letter.isdigit() or letter == ".":
             number += letter
         else:
-            total += int(number) * {"s": 1, "m": 60, "h": 3600}[letter]
+            total += float(number) * {"s": 1, "m": 60, "h": 3600}[letter]
             number = ""
     assert abs(total - seconds) <= (0.5 if seconds < 3599 else 60)

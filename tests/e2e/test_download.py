@@ -399,6 +399,38 @@ def test_a_closed_stdout_does_not_lose_the_download(world: World) -> None:
 # -- errors --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("how", [[], ["--quiet"], ["--json"], ["--dry-run"]])
+def test_a_result_that_cannot_be_written_is_a_failure(world: World, how: list[str]) -> None:
+    """A full disk behind the redirection: the files are there, but a script must not go on."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            world.command("download", "acme/tiny", "--local-dir", "m", *how),
+            env=world.environment,
+            cwd=world.work,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    assert done.returncode == 9, done.stderr
+    assert "cannot be written to stdout: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert how == ["--dry-run"] or tree(world.work / "m") == MODEL
+
+
+def test_a_word_before_model_that_looks_like_a_repository_is_remarked(world: World) -> None:
+    """It may be a file of that name, so it is one; but who typed it meant something else."""
+    world.put("acme/tiny", {"sub/LICENSE": b"free"})
+
+    done = world.run("download", "sub/LICENSE", "--model", "acme/tiny", "--local-dir", "m")
+
+    assert done.returncode == 0
+    assert "note: sub/LICENSE is taken for a file of acme/tiny" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

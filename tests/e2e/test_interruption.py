@@ -119,6 +119,19 @@ def test_a_stopped_download_says_so_keeps_its_progress_and_exits_130(
     assert len(tree(slow.work / "m")) == 2
 
 
+def test_the_last_event_of_a_stopped_download_says_so(slow: World) -> None:
+    """Who reads the events is not left waiting for the end."""
+    process = slow.start("download", "acme/large", "--local-dir", "m", "--json")
+    wait_for(slow, process, MIB)
+
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+
+    last = json.loads(last_line(out))
+    assert process.returncode == last["exit_code"] == 130
+    assert (last["event"], last["kind"]) == ("error", "Interrupted")
+
+
 def test_two_processes_on_one_folder_share_the_work(slow: World) -> None:
     """The second waits for the first and finds the files complete: nothing is sent twice."""
     one = slow.start("download", "acme/large", "--local-dir", "m")
@@ -141,13 +154,15 @@ def test_clean_removes_what_a_kill_left(slow: World) -> None:
     process.communicate()
 
     listed = slow.run("parts", "m", "--json")
-    cleaned = slow.run("clean", "m")
+    cleaned, again = slow.run("clean", "m"), slow.run("clean", "m")
     after = slow.run("parts", "m")
 
     works = [json.loads(line) for line in listed.stdout.splitlines()]
     assert {work["size"] for work in works} == {SIZE // 2}
     assert sum(work["have"] for work in works) >= SIZE // 2 - 6 * (MIB + RATE)
     assert "freed" in cleaned.stdout
+    assert (again.returncode, again.stdout) == (0, "")
+    assert "nothing unfinished in" in again.stderr
     assert after.stdout == ""
     assert os.listdir(slow.work / "m") == []
 

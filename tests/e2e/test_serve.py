@@ -80,6 +80,31 @@ def test_what_is_served_is_told(world: World) -> None:
 
 
 @pytest.mark.parametrize(
+    ("inner", "says"),
+    [
+        ("acme/tiny", "{hub}/acme/tiny is a model itself; to serve it as acme/tiny give {hub}"),
+        ("acme", "{hub}/acme/tiny is a model itself; to serve it as acme/tiny give {hub}"),
+        ("../work", "no owner/name/ folders in"),
+        ("", None),
+    ],
+)
+def test_a_folder_that_is_a_model_itself_is_remarked(
+    world: World, inner: str, says: str | None
+) -> None:
+    """The folder to give is two above; of the one that was given nothing would be served."""
+    server = world.start("serve", world.hub.root / inner, "--port", "0")
+    assert server.stdout is not None
+    server.stdout.readline()
+    server.send_signal(signal.SIGINT)
+    _, errors = server.communicate(timeout=10)
+
+    if says is None:
+        assert "note:" not in errors
+    else:
+        assert f"note: {says.format(hub=world.hub.root)}" in errors
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [(["serve", "nowhere"], "not a folder"), (["serve", ".", "--port", "70000"], "65535")],
 )

@@ -13,6 +13,7 @@ from modelhaul.errors import HaulError, NotFound, ProtocolError, QuotaError, Una
 from modelhaul.hubs.modelscope import MOST_REQUESTS, WALK_WORKERS, ModelScopeHub
 from modelhaul.net.api import Api, Patience
 from modelhaul.net.transport import Redirect, Response
+from modelhaul.settings import DEFAULT_ENDPOINT
 from tests.hubs.fakehub import ENDPOINT, NOT_FOUND, FakeHub, Tree, digest, enveloped
 from tests.support.virtual import virtual
 
@@ -28,12 +29,13 @@ def resolve(
     kind: Kind = "model",
     name: str = "n",
     token: str | None = None,
+    endpoint: str = ENDPOINT,
 ) -> Snapshot:
     """What a reference resolves to."""
 
     async def main() -> Snapshot:
         patience = Patience(notify=lambda reason, seconds: None, chance=lambda: 0.5)
-        client = ModelScopeHub(ENDPOINT, token, Api(hub, patience))
+        client = ModelScopeHub(endpoint, token, Api(hub, patience))
         return await client.resolve(RepoRef("modelscope", kind, "o", name, revision))
 
     return virtual(main)
@@ -448,6 +450,17 @@ def test_an_unknown_repository_may_be_hidden(token: str | None, reason: str) -> 
     assert error.message == f"no model o/other on {ENDPOINT}, or {reason}"
     assert "--token" in str(error.hint)
     assert error.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "told"),
+    [(ENDPOINT, False), ("https://www.modelscope.ai", False), (DEFAULT_ENDPOINT, True)],
+)
+def test_another_site_is_advised_only_where_nobody_chose_one(endpoint: str, told: bool) -> None:
+    """With --endpoint or a variable the site was chosen on purpose."""
+    error = refused(FakeHub({}), name="other", endpoint=endpoint)
+
+    assert ("--endpoint https://www.modelscope.ai" in str(error.hint)) is told
 
 
 def test_an_unknown_revision_is_named_with_those_there_are() -> None:

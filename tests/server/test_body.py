@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import aiohttp
 import anyio
+import anyio.abc
 import pytest
 from aiohttp import web
 from hypothesis import given
@@ -257,6 +260,37 @@ def test_the_log_counts_what_was_sent_to_a_client_that_hung_up(run: Run, tmp_pat
         assert 100_000 <= entry["sent"] < size
 
     run(main)
+
+
+@pytest.mark.parametrize("logged", [False, True], ids=["by-the-kernel", "counted"])
+def test_a_client_that_goes_away_is_no_error_of_the_server(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, logged: bool
+) -> None:
+    """While the server waits for room: no traceback, and the bytes that went out are counted."""
+    path = tmp_path / "w.bin"
+    size = 64 << 20
+    path.touch()
+    os.truncate(path, size)
+    log = LogFile()
+
+    async def main() -> None:
+        async with sending(path, log=RequestLog(log) if logged else None) as url:
+            client = await anyio.connect_tcp("127.0.0.1", int(url.rpartition(":")[2]))
+            await client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            await client.receive(1)
+            await anyio.sleep(0.2)  # until all the buffers in between are full
+            reset = struct.pack("ii", 1, 0)  # no farewell: what a killed process leaves behind
+            raw = client.extra(anyio.abc.SocketAttribute.raw_socket)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            await client.aclose()
+            if logged:
+                (entry,) = await log.wait_entries(1)
+                assert 0 < entry["sent"] < size
+            await anyio.sleep(0.1)
+
+    run(main)
+
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_the_limit_holds_for_each_answer(run: Run, tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from modelhaul.cli.options import (
     changed_settings,
     choose_view,
 )
-from modelhaul.cli.output import JsonView, View, printable, write_line
+from modelhaul.cli.output import JsonView, View, print_line, printable
 from modelhaul.cli.session import run
+from modelhaul.cli.spelling import is_like_repo
 from modelhaul.core.units import size_text
 from modelhaul.errors import UsageError
 
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 
 def download(
     repo: Annotated[
-        str | None, typer.Argument(metavar="REPO", help="The repository: owner/name.")
+        str | None,
+        typer.Argument(metavar="REPO", help="The repository: owner/name, or its page on the site."),
     ] = None,
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="FILE...", help="Only these files.")
+        list[str] | None, typer.Argument(metavar="FILE", help="Only these files.")
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="REPO", help="The same as REPO, for a model.")
@@ -40,10 +42,16 @@ def download(
         str | None, typer.Option("--dataset", metavar="REPO", help="REPO is a dataset.")
     ] = None,
     repo_type: Annotated[
-        str, typer.Option("--repo-type", help="What REPO is: model or dataset.")
+        str,
+        typer.Option(
+            "--repo-type",
+            metavar="KIND",
+            help="What REPO is: model or dataset.",
+            autocompletion=lambda: ["model", "dataset"],
+        ),
     ] = "model",
     revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit.  [default: master]")
+        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit.  [default: master]")
     ] = None,
     include: Annotated[
         list[str] | None,
@@ -59,17 +67,20 @@ def download(
         ),
     ] = None,
     local_dir: Annotated[
-        Path | None, typer.Option(help="A plain folder to write to, instead of the cache.")
+        Path | None,
+        typer.Option(metavar="DIR", help="A plain folder to write to, instead of the cache."),
     ] = None,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="The cache.  [env: MODELSCOPE_CACHE]")
+        Path | None, typer.Option(metavar="DIR", help="The cache.  [env: MODELSCOPE_CACHE]")
     ] = None,
     token: Annotated[
         str | None,
-        typer.Option(help="API token.  [env: MODELSCOPE_API_TOKEN; else the saved login]"),
+        typer.Option(
+            metavar="TOKEN", help="API token.  [env: MODELSCOPE_API_TOKEN; else the saved login]"
+        ),
     ] = None,
     endpoint: Annotated[
-        str | None, typer.Option(help="The site.  [env: MODELSCOPE_ENDPOINT]")
+        str | None, typer.Option(metavar="URL", help="The site.  [env: MODELSCOPE_ENDPOINT]")
     ] = None,
     connections: Connections = None,
     limit_rate: LimitRate = None,
@@ -83,10 +94,11 @@ def download(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Download a model or dataset from ModelScope, and prove every file by its SHA-256.
+    """Download a model or dataset.
 
-    Interrupt it whenever you like: the same command goes on where it stopped. Files that are there
-    already are kept. The last line on stdout is the folder.
+    From ModelScope; every file is proven by its SHA-256. Interrupt it whenever you like: the same
+    command goes on where it stopped. Files that are there already are kept. The last line on stdout
+    is the folder.
 
     \b
     modelhaul download Qwen/Qwen3-8B
@@ -99,7 +111,12 @@ def download(
     async def main() -> int:
         from modelhaul.client import Client
 
-        name, names, kind = _which(repo, files, model, dataset, repo_type)
+        if local_dir is not None and cache_dir is not None:
+            raise UsageError("--local-dir and --cache-dir at once: give one of them")
+        patterns = [*(include or ()), *(exclude or ())]
+        name, names, kind = _which(repo, files, model, dataset, repo_type, patterns)
+        if repo in names and is_like_repo(repo):
+            view.say(f"note: {repo} is taken for a file of {name}: --model and --dataset name REPO")
         wish: dict[str, Any] = {
             "kind": kind,
             "files": names,
@@ -130,6 +147,7 @@ def _which(
     model: str | None,
     dataset: str | None,
     repo_type: str,
+    patterns: list[str],
 ) -> tuple[str, list[str], str]:
     """The repository, the files and the kind; with --model and --dataset all words are files."""
     if repo_type not in ("model", "dataset"):
@@ -140,9 +158,13 @@ def _which(
     named = model or dataset
     if named is None:
         if repo is None:
-            raise UsageError(
-                "no repository given", hint="modelhaul download owner/name; see --help"
+            taken = next(filter(is_like_repo, patterns), None)
+            hint = (
+                f"--include and --exclude take all words behind them: put {taken} first"
+                if taken is not None
+                else "modelhaul download owner/name; see --help"
             )
+            raise UsageError("no repository given", hint=hint)
         return repo, names, repo_type
     if repo is not None:
         names.insert(0, repo)
@@ -195,16 +217,13 @@ def _plan_fields(plan: Plan) -> dict[str, Any]:
 
 
 def _print_plan(plan: Plan) -> None:
-    import sys
-
     for file in plan:
         reused = f"  ({size_text(file.reuse)} here)" if file.fetch and file.reuse else ""
         reason = f"  ({file.reason})" if file.reason else ""
         size = size_text(file.file.size) if file.file.size is not None else "?"
         path = printable(file.file.path)
-        write_line(sys.stdout, f"{file.action.value:6}  {size:>8}  {path}{reused}{reason}")
-    write_line(
-        sys.stdout,
+        print_line(f"{file.action.value:6}  {size:>8}  {path}{reused}{reason}")
+    print_line(
         f"{len(plan)} files, {size_text(plan.size)}:"
-        f" {size_text(plan.fetch)} to fetch, {size_text(plan.reuse)} reused",
+        f" {size_text(plan.fetch)} to fetch, {size_text(plan.reuse)} reused"
     )

@@ -22,7 +22,7 @@ def get(
     url: Annotated[str, typer.Argument(metavar="URL", help="http or https.")],
     mirrors: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MIRROR...", help="More sources of the same file."),
+        typer.Argument(metavar="MIRROR", help="More sources of the same file."),
     ] = None,
     output: Annotated[
         # Not a Path: that would drop the separator which makes it a folder.
@@ -42,11 +42,11 @@ def get(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Download one file from one or several URLs over many connections.
+    """Download one file from URLs.
 
-    With --sha256 all URLs are used at once and the digest judges. Without it the size and the
-    server's validator are held, and the computed SHA-256 is printed. The last line on stdout is the
-    file.
+    From one or several, over many connections. With --sha256 all URLs are used at once and the
+    digest judges. Without it the size and the server's validator are held, and the computed SHA-256
+    is printed. The last line on stdout is the file.
 
     \b
     modelhaul get https://host/w.safetensors --sha256 9f2c...

@@ -29,11 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command()(download)
-app.command()(get)
-app.command()(serve)
-app.command()(parts)
-app.command()(clean)
+_VERBS = {verb.__name__: verb for verb in (download, get, serve, parts, clean)}
+for _verb in _VERBS.values():
+    app.command()(_verb)
 
 
 def _version(wanted: bool) -> None:
@@ -57,6 +55,13 @@ def modelhaul(
     Exit codes: 0 done, 2 usage, 3 some files missing, 4 not found or no access, 5 quota,
     6 network, 7 protocol, 8 wrong bytes, 9 disk, 130 interrupted.
     """
+
+
+def _command(words: Sequence[str]) -> str:
+    """Program and verb as they were typed: their help is the one to read."""
+    # Not from the error: not every one of the parser's knows where it was.
+    verb = words[0] if words else ""
+    return f"modelhaul {verb}" if verb in _VERBS else "modelhaul"
 
 
 def _open_standard_streams() -> None:
@@ -97,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_line(sys.stderr, text)  # no command at all: the help is the error
         else:
             write_line(sys.stderr, f"modelhaul: {text}")
-            write_line(sys.stderr, "  try: modelhaul --help, or modelhaul download --help")
+            write_line(sys.stderr, f"  try: {_command(words)} --help")
         code = error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import math
 import os
 import re
 import sys
@@ -18,12 +20,14 @@ from typing import Any, TextIO
 
 from modelhaul import events
 from modelhaul.core.units import duration_text, size_text
-from modelhaul.errors import HaulError
+from modelhaul.errors import HaulError, StorageError
 
 _PLAIN_EVERY = 5.0
 _JSON_EVERY = 1.0
 #: Files below this size get no line of their own: there may be thousands.
 _WORTH_A_LINE = 8_000_000
+#: JSON events that end a run.
+_LAST = frozenset({"finished", "error", "plan"})
 
 
 class View:
@@ -31,6 +35,7 @@ class View:
 
     def __init__(self) -> None:
         self._path: str | None = None
+        self._lost: OSError | None = None
 
     def __enter__(self) -> View:
         return self
@@ -41,9 +46,19 @@ class View:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """The run is over: nothing is drawn any more, and the result is printed."""
+        """The run is over: nothing is drawn any more, and the result is printed.
+
+        Raises:
+            StorageError: the run succeeded, but its result cannot be written to stdout.
+        """
         if self._path is not None and error is None:
-            write_line(sys.stdout, self._path)
+            self._print(self._path)
+        if self._lost is not None and error is None:
+            raise _unwritten(self._lost)
+
+    def _print(self, text: str) -> None:
+        """A line of the result. That it is lost is said at the end: listeners do not raise."""
+        self._lost = self._lost or _write(sys.stdout, text)
 
     def __call__(self, event: events.Event) -> None:
         """Something happened."""
@@ -97,6 +112,27 @@ class JsonView(View):
     def __init__(self) -> None:
         super().__init__()
         self._shown = 0.0
+        self._ended = False
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # An order to stop is no exception by now: the run has just ended without a last word.
+        if not self._ended and (error is None or isinstance(error, KeyboardInterrupt)):
+            self.line(
+                {
+                    "event": "error",
+                    "kind": "Interrupted",
+                    "message": "interrupted; what arrived is kept",
+                    "hint": "the same command goes on where it stopped",
+                    "exit_code": 130,
+                    "retryable": True,
+                }
+            )
+        super().__exit__(kind, error, trace)
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.Progress):
@@ -108,7 +144,8 @@ class JsonView(View):
 
     def line(self, fields: dict[str, Any]) -> None:
         """Print one object."""
-        write_line(sys.stdout, json.dumps(fields))
+        self._ended = self._ended or fields.get("event") in _LAST
+        self._print(json.dumps(fields))
 
     def result(self, path: str) -> None:
         """The `finished` event has said it."""
@@ -158,25 +195,30 @@ def describe(event: events.Event) -> str | None:
 
 def summary(event: events.Finished) -> str:
     """The last line about a run."""
-    rate = event.fetched / event.seconds if event.seconds > 0 else 0.0
+    speed = f" ({size_text(event.fetched / event.seconds)}/s)" if event.seconds > 0 else ""
     proof = "every file has its SHA-256" if event.verified else "no SHA-256 was stated to check"
     if not event.fetched:
         return f"{size_text(event.size)} here already, nothing fetched; {proof}"
     return (
-        f"{size_text(event.fetched)} fetched in {duration_text(event.seconds)}"
-        f" ({size_text(rate)}/s), {size_text(event.reused)} reused; {proof}"
+        f"{size_text(event.fetched)} fetched in {duration_text(event.seconds)}{speed},"
+        f" {size_text(event.reused)} reused; {proof}"
     )
 
 
 def amounts_line(amounts: events.Statistics) -> str:
     """Amounts of a run in one line."""
     percent = 100 * amounts.done // max(1, amounts.total)
-    left = "" if amounts.eta is None else f", {duration_text(amounts.eta)} left"
+    rate = f", {size_text(amounts.rate)}/s" if rate_is_known(amounts) else ""
+    left = "" if amounts.eta is None else f", {duration_text(math.ceil(amounts.eta))} left"
     return (
-        f"{percent:3d}%  {size_text(amounts.done)} of {size_text(amounts.total)},"
-        f" {size_text(amounts.rate)}/s{left},"
+        f"{percent:3d}%  {size_text(amounts.done)} of {size_text(amounts.total)}{rate}{left},"
         f" {amounts.files_done} of {amounts.files} files, {amounts.connections} connections"
     )
+
+
+def rate_is_known(amounts: events.Statistics) -> bool:
+    """Whether the rate says something: before the first byte 0 only means that nobody knows."""
+    return amounts.rate > 0 or amounts.fetched > 0
 
 
 def printable(text: str) -> str:
@@ -186,8 +228,32 @@ def printable(text: str) -> str:
 
 def write_line(stream: TextIO | None, text: str) -> None:
     """Print a line; a stream that is closed or cannot show a character is no reason to die."""
+    _write(stream, text)
+
+
+def print_line(text: str) -> None:
+    """Print a line of the result on stdout.
+
+    Raises:
+        StorageError: it cannot be written. A reader that is gone, or a stdout that was closed on
+            purpose, is no error.
+    """
+    failure = _write(sys.stdout, text)
+    if failure is not None:
+        raise _unwritten(failure)
+
+
+def _unwritten(failure: OSError) -> StorageError:
+    return StorageError(
+        f"the result cannot be written to stdout: {failure.strerror or failure}",
+        hint="where does the redirection lead, and is there room?",
+    )
+
+
+def _write(stream: TextIO | None, text: str) -> OSError | None:
+    """Write a line; what stopped it, None where nobody can expect it to arrive."""
     if stream is None:
-        return
+        return None
     try:
         try:
             stream.write(text + "\n")
@@ -196,9 +262,22 @@ def write_line(stream: TextIO | None, text: str) -> None:
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         stream.flush()
     except BrokenPipeError:
-        # The reader is gone (`| head`). The download counts; and the interpreter must not fail
-        # over it when it flushes at the end.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    except (OSError, ValueError):
-        return  # closed on purpose, or a full disk behind a redirection
+        # The reader is gone (`| head`). The download counts.
+        _forget(stream)
+    except OSError as error:
+        _forget(stream)
+        return None if error.errno == errno.EBADF else error
+    except ValueError:
+        return None  # closed on purpose
+    return None
+
+
+def _forget(stream: TextIO) -> None:
+    """Let what is still in the stream's buffer go nowhere.
+
+    Else the interpreter would fail over it when it flushes at the end.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        number = stream.fileno()
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), number)

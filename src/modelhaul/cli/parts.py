@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelhaul.cli.output import View, printable, write_line
+from modelhaul.cli.output import View, print_line, printable, write_line
 from modelhaul.core.names import RESERVED_FOLDER
 from modelhaul.core.units import duration_text, size_text
 from modelhaul.errors import HaulError, UsageError
@@ -27,7 +27,9 @@ def parts(
     folder: Folder = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per part.")] = False,
 ) -> None:
-    """List unfinished downloads: what is there of each, and how old it is.
+    """List unfinished downloads.
+
+    What is there of each, and how old it is.
 
     \b
     modelhaul parts            # in ModelScope's cache
@@ -38,7 +40,7 @@ def parts(
         state = _state(folder)
         found = _found(state)
         for work in found:
-            write_line(sys.stdout, _as_json(work) if as_json else _as_text(work))
+            print_line(_as_json(work) if as_json else _as_text(work))
         if not found and not as_json:
             write_line(sys.stderr, f"nothing unfinished in {state.parent}")
 
@@ -46,7 +48,9 @@ def parts(
 
 
 def clean(folder: Folder = None) -> None:
-    """Remove unfinished downloads. What a running process works on stays.
+    """Remove unfinished downloads.
+
+    What a running process works on stays.
 
     \b
     modelhaul clean            # in ModelScope's cache
@@ -57,8 +61,9 @@ def clean(folder: Folder = None) -> None:
         from modelhaul.store.osfile import remove_quietly, storage_errors
 
         state = _state(folder)
+        found = _found(state)
         freed = 0
-        for work in _found(state):
+        for work in found:
             if work.busy:
                 write_line(sys.stderr, f"in use, left alone: {printable(work.label)}")
                 continue
@@ -71,7 +76,10 @@ def clean(folder: Folder = None) -> None:
         if state.is_dir() and not any(state.iterdir()):
             with storage_errors(f"removing {state}"):
                 state.rmdir()
-        write_line(sys.stdout, f"{size_text(freed)} freed")
+        if found:
+            print_line(f"{size_text(freed)} freed")
+        else:
+            write_line(sys.stderr, f"nothing unfinished in {state.parent}")
 
     raise typer.Exit(_run(main))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -12,14 +15,21 @@ from rich.table import Table
 from rich.text import Text
 
 from modelhaul import events
-from modelhaul.cli.output import View, describe, printable
+from modelhaul.cli.output import View, describe, printable, rate_is_known
 from modelhaul.core.units import duration_text, size_text
 
-#: Below this width the bars go, below the next the amounts.
-_ROOM_FOR_BARS = 90
-_ROOM_FOR_AMOUNTS = 56
-#: The line for all has more to say, so its bar needs more room still.
-_ROOM_FOR_TOTAL_BAR = 120
+#: Below this width a file's amounts go, below the next its rate and its proof, too.
+_ROOM_FOR_AMOUNTS = 76
+_ROOM_FOR_RATE = 56
+#: Columns for a name before a bar gets any: `model-00001-of-00002.safetensors`.
+_NAME = 32
+_SHORTEST_BAR = 8
+_LONGEST_BAR = 24
+#: Columns at the end of the last line that stay free: the terminal echoes `^C` there, twice for who
+#: is impatient. On a full line it would wrap, and the line above would not be erased any more.
+_ECHO = 4
+#: Lines that are not of files: the total, why nothing moves, and one to spare.
+_OTHER_LINES = 3
 
 
 class TerminalView(View):
@@ -57,7 +67,7 @@ class TerminalView(View):
             case events.Waiting(reason=reason):
                 self._waiting = (time.monotonic(), reason)
                 if self._amounts is None:
-                    self._live.update(Text(f"waiting: {printable(reason)}"), refresh=True)
+                    self._live.update(_waiting(reason, self._console.width), refresh=True)
             case events.Checking():
                 self._checking = True
             case events.Planned():
@@ -74,41 +84,56 @@ class TerminalView(View):
         width = self._console.width
         lines: list[RenderableType] = []
         if amounts.active:
-            lines.append(_files(amounts, width))
+            lines.append(_files(amounts.active, width, self._console.height - _OTHER_LINES))
         lines.append(_total(amounts, width, checking=self._checking))
         reason = amounts.waiting
         if reason is None and self._waiting and time.monotonic() - self._waiting[0] < 1.0:
             reason = self._waiting[1]
         if reason:
-            lines.append(Text(f"waiting: {printable(reason)}", style="yellow", overflow="ellipsis"))
+            lines.append(_waiting(reason, width))
         return Group(*lines)
 
 
-def _files(amounts: events.Statistics, width: int) -> Table:
-    table = Table.grid(padding=(0, 1), expand=True)
-    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    if width >= _ROOM_FOR_BARS:
-        table.add_column(width=24)
-    table.add_column(justify="right", width=4)
+def _waiting(reason: str, width: int) -> Text:
+    text = Text(f"waiting: {printable(reason)}", style="yellow", no_wrap=True)
+    text.truncate(max(1, width - _ECHO), overflow="ellipsis")
+    return text
+
+
+def _files(active: Sequence[events.FileProgress], width: int, most: int) -> RenderableType:
+    """A line per file, at most `most` lines."""
+    most = max(1, most)
+    shown = active if len(active) <= most else active[: most - 1]
+    # The name takes what the others leave; each of those stands behind a blank.
+    columns = [4]
     if width >= _ROOM_FOR_AMOUNTS:
-        table.add_column(justify="right", width=19, no_wrap=True)
-        table.add_column(justify="right", width=11, no_wrap=True)
-        table.add_column(justify="right", width=8, no_wrap=True)
-    for file in amounts.active:
+        columns.append(19)
+    if width >= _ROOM_FOR_RATE:
+        columns += [11, 8]
+    room = max(1, width - sum(columns) - len(columns))
+    bar = min(_LONGEST_BAR, room - 1 - _NAME) if width >= _ROOM_FOR_AMOUNTS else 0
+    if bar >= _SHORTEST_BAR:
+        columns.insert(0, bar)
+        room -= bar + 1
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=room, no_wrap=True)
+    for column in columns:
+        table.add_column(justify="right", width=column, no_wrap=True)
+    for file in shown:
         size = file.size or 0
-        row: list[RenderableType] = [Text(printable(file.path))]
-        if width >= _ROOM_FOR_BARS:
-            bar = ProgressBar(total=size, completed=file.done, width=24) if size else ""
-            row.append(bar)
+        row: list[RenderableType] = [Text(shortened(printable(file.path), room))]
+        if bar >= _SHORTEST_BAR:
+            row.append(ProgressBar(total=size, completed=file.done, width=bar) if size else "")
         row.append(f"{100 * file.done // size}%" if size else "")
         if width >= _ROOM_FOR_AMOUNTS:
-            row += [
-                f"{size_text(file.done)}/{size_text(size) if size else '?'}",
-                f"{size_text(file.rate)}/s",
-                _proven(file),
-            ]
+            row.append(f"{size_text(file.done)}/{size_text(size) if size else '?'}")
+        if width >= _ROOM_FOR_RATE:
+            row.append(f"{size_text(file.rate)}/s" if file.rate > 0 else "")
+            row.append(_proven(file))
         table.add_row(*row)
-    return table
+    if len(shown) == len(active):
+        return table
+    return Group(table, Text(f"and {len(active) - len(shown)} more"))
 
 
 def _proven(file: events.FileProgress) -> Text:
@@ -118,25 +143,55 @@ def _proven(file: events.FileProgress) -> Text:
     return Text(f"sha {100 * file.verified // file.size:3d}%", style="green")
 
 
+def shortened(text: str, width: int) -> str:
+    """A name that fits into so many columns, cut in the middle: shards differ at their ends."""
+    if cell_len(text) <= width:
+        return text
+    tail = _fitting(reversed(text), width // 2)[::-1]
+    return _fitting(text, width - 1 - cell_len(tail)) + "…" + tail
+
+
+def _fitting(text: Iterable[str], width: int) -> str:
+    """The first characters that fit into so many columns."""
+    found = ""
+    for char in text:
+        width -= cell_len(char)
+        if width < 0:
+            break
+        found += char
+    return found
+
+
 def _total(amounts: events.Statistics, width: int, *, checking: bool) -> Table:
-    table = Table.grid(padding=(0, 1), expand=True)
-    table.add_column(no_wrap=True)
-    percent = 100 * amounts.done // max(1, amounts.total)
-    row: list[RenderableType] = [Text("checking" if checking else "total", style="bold")]
-    if width >= _ROOM_FOR_TOTAL_BAR:
-        table.add_column(width=24)
-        row.append(ProgressBar(total=max(1, amounts.total), completed=amounts.done, width=24))
-    table.add_column(width=4, justify="right")
-    row.append(f"{percent}%")
-    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    parts = [f"{size_text(amounts.done)} of {size_text(amounts.total)}"]
+    """The line for all. What does not fit is left out as a whole, the least important first."""
+    percent = f"{100 * amounts.done // max(1, amounts.total):3d}%"
+    parts = [(3, f"{size_text(amounts.done)} of {size_text(amounts.total)}")]
     if not checking:
-        parts.append(f"{size_text(amounts.rate)}/s")
+        if rate_is_known(amounts):
+            parts.append((1, f"{size_text(amounts.rate)}/s"))
         if amounts.eta is not None:
-            parts.append(f"{duration_text(amounts.eta)} left")
-        parts.append(f"{amounts.files_done} of {amounts.files} files")
-        parts.append(f"{amounts.connections} connections")
-        parts.append(f"sha {100 * amounts.verified // max(1, amounts.total)}%")
-    row.append(Text("   ".join(parts)))
+            parts.append((2, f"{duration_text(math.ceil(amounts.eta))} left"))
+        parts.append((4, f"{amounts.files_done} of {amounts.files} files"))
+        parts.append((5, f"{amounts.connections} connections"))
+        parts.append((6, f"sha {100 * amounts.verified // max(1, amounts.total)}%"))
+    label = "checking" if checking else "total"
+    room = width - _ECHO - len(label) - len(percent) - 2
+    while parts and len(_joined(parts)) > room:
+        parts.remove(max(parts))
+    bar = min(_LONGEST_BAR, room - len(_joined(parts)) - 1)
+    # Not expanded: behind the last word the line stays empty.
+    table = Table.grid(padding=(0, 1))
+    row: list[RenderableType] = []
+    if width > _ECHO + len(label) + len(percent):
+        row.append(Text(label, style="bold"))
+    if bar >= _LONGEST_BAR:
+        row.append(ProgressBar(total=max(1, amounts.total), completed=amounts.done, width=bar))
+    row += [Text(percent), Text(_joined(parts))]
+    for cell in row:
+        table.add_column(no_wrap=True, width=bar if isinstance(cell, ProgressBar) else None)
     table.add_row(*row)
     return table
+
+
+def _joined(parts: list[tuple[int, str]]) -> str:
+    return "   ".join(text for _, text in parts)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from modelhaul.cli.output import PlainView, printable, write_line
+from modelhaul.cli.output import PlainView, print_line, printable
 from modelhaul.cli.session import INTERRUPTED, run
 from modelhaul.core.units import parse_size
 from modelhaul.errors import UsageError
 
 
 def serve(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Holds owner/name/ trees; see below.")
-    ],
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Holds owner/name/ trees.")],
+    port: Annotated[
+        int, typer.Option(metavar="N", help="0 takes a free one.", min=0, max=65535)
+    ] = 8000,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     token: Annotated[
-        str | None, typer.Option(help="Answer only requests that carry this token.")
+        str | None,
+        typer.Option(metavar="TOKEN", help="Answer only requests that carry this token."),
     ] = None,
     limit_rate: Annotated[
         str | None,
@@ -38,10 +38,11 @@ def serve(
         typer.Option(metavar="FILE", help="Append a JSON line per answer: bytes really sent."),
     ] = None,
 ) -> None:
-    """Serve a folder as a ModelScope hub, to modelhaul and to the official client.
+    """Serve a folder as a ModelScope hub.
 
-    DIR/owner/name is a model, DIR/datasets/owner/name a dataset; DIR/owner/name@v1.0.0 is revision
-    v1.0.0 of it. Every file is hashed once. The first line on stdout is the address.
+    For modelhaul and the official client. DIR/owner/name is a model, DIR/datasets/owner/name a
+    dataset; DIR/owner/name@v1.0.0 is revision v1.0.0 of it. Every file is hashed once. The first
+    line on stdout is the address.
 
     \b
     modelhaul serve ./models --port 8000
@@ -96,8 +97,9 @@ async def _serve(
             file = stack.enter_context(request_log.open("a"))
             options = replace(options, log=RequestLog(file))
         repositories = await shelf.repositories()
-        if not repositories:
-            view.say(f"note: no owner/name/ folders in {folder} yet")
+        advice = await anyio.to_thread.run_sync(_advice, folder, bool(repositories))
+        if advice:
+            view.say(printable(advice))
         for line in describe(repositories):
             view.say(printable(line))
         for shelved in repositories:
@@ -108,5 +110,27 @@ async def _serve(
             options = replace(options, cdn=store)
         url = await stack.enter_async_context(running(hub_app(shelf, options), host, port))
         view.say(f"serving {folder}; use it with MODELSCOPE_ENDPOINT={url}")
-        write_line(sys.stdout, url)
+        print_line(url)
         await anyio.sleep_forever()
+
+
+def _advice(folder: Path, any_found: bool) -> str | None:
+    """What to say of a folder that is a model itself, or the folder of one owner.
+
+    Nothing of it would be served, or its inner folders under names that nobody asks for.
+    """
+    for name, root in ((folder, folder.parent.parent), (_first_model(folder), folder.parent)):
+        if name is not None and _is_model(name) and root != name:
+            shown = f"{name.parent.name}/{name.name}"
+            return f"note: {name} is a model itself; to serve it as {shown} give {root}"
+    return None if any_found else f"note: no owner/name/ folders in {folder} yet"
+
+
+def _first_model(folder: Path) -> Path | None:
+    """A model right below the folder, where owners should be."""
+    return next((child for child in sorted(folder.iterdir()) if _is_model(child)), None)
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether it looks like one: what every model on ModelScope has."""
+    return any((folder / name).is_file() for name in ("config.json", "configuration.json"))

@@ -46,7 +46,9 @@ def parse_size(text: str) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds as `12s`, `3m05s` or `2h04m`."""
+    """Seconds as `0.4s`, `12s`, `3m05s` or `2h04m`; less than a tenth is a tenth, not nothing."""
+    if 0 < seconds < 0.95:
+        return f"{max(0.1, seconds):.1f}s"
     whole = round(min(max(0.0, seconds), 1e9))
     if whole < 60:
         return f"{whole}s"

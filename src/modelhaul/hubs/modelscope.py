@@ -34,6 +34,7 @@ from modelhaul.errors import (
 )
 from modelhaul.net.api import Api
 from modelhaul.net.transport import Response
+from modelhaul.settings import DEFAULT_ENDPOINT
 
 #: The server cuts `repo/files` here; a longer list is walked folder by folder.
 TRUNCATED_AT = 3000
@@ -422,11 +423,14 @@ class ModelScopeHub:
                 f"no {ref.kind} {ref} on {self.origin}, but there is a {other} of that name",
                 hint=f"use --{other} {ref}",
             )
+        # Whoever chose another site needs no advice about sites.
+        usual = self.endpoint == DEFAULT_ENDPOINT
+        abroad = "; the international site is --endpoint https://www.modelscope.ai" if usual else ""
         private = "your token may not read it" if self.token else "it is private or gated"
         return NotFound(
             f"no {ref.kind} {ref} on {self.origin}, or {private}",
-            hint="check the name; private and gated ones need --token or `modelscope login`;"
-            " the international site is --endpoint https://www.modelscope.ai",
+            hint="check the name; private and gated ones need --token or `modelscope login`"
+            + abroad,
         )
 
     async def _exists(self, ref: RepoRef, kind: str) -> bool:

@@ -107,14 +107,16 @@ async def send_file(
             if rate is None and log is None and _has_sendfile():
                 await _send_by_kernel(request, file.disk, span, sent)
             else:
-                await _send_counted(response, file.disk, span, rate, sent)
+                await _send_counted(request, response, file.disk, span, rate, sent)
             if sent.count < span.length and request.transport is not None:
                 # The file has shrunk. Only a cut connection tells the client.
                 request.transport.abort()
                 return response
         await response.write_eof()
-    except ConnectionResetError:
-        pass  # the client has had enough: a shortened lease, a kill, a Ctrl-C
+    except ConnectionError:
+        # The client has had enough: a shortened lease, a kill, a Ctrl-C. aiohttp raises the plain
+        # class when it was waiting for room, sendfile a broken pipe.
+        pass
     finally:
         if log is not None:
             seconds = time.monotonic() - began
@@ -138,18 +140,23 @@ def _has_sendfile() -> bool:
 
 async def _send_by_kernel(request: web.Request, disk: Path, span: Span, sent: Sent) -> None:
     """`sendfile`: no byte passes through this program."""
-    transport = request.transport
-    if transport is None:
-        raise ConnectionResetError
     async with await anyio.open_file(disk, "rb", buffering=0) as file:
         source = file.wrapped
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError  # sendfile says RuntimeError to that
         sent.count = await asyncio.get_running_loop().sendfile(
             transport, source, span.start, span.length
         )
 
 
 async def _send_counted(
-    response: web.StreamResponse, disk: Path, span: Span, rate: float | None, sent: Sent
+    request: web.Request,
+    response: web.StreamResponse,
+    disk: Path,
+    span: Span,
+    rate: float | None,
+    sent: Sent,
 ) -> None:
     """Piece by piece, so that what was sent is known when the client goes away."""
     throttle = None if rate is None else Throttle(rate, burst=0.05)
@@ -161,7 +168,12 @@ async def _send_counted(
             data = await source.read(min(step, span.length - sent.count))
             if not data:
                 return
-            await response.write(data)
+            # What was handed over counts, also when the connection is lost while we wait for room:
+            # some of it is on its way. At most a piece and aiohttp's 64 KiB have not left yet.
+            transport = request.transport
+            if transport is None or transport.is_closing():
+                raise ConnectionResetError
             sent.count += len(data)
+            await response.write(data)
             if throttle is not None:
                 await anyio.sleep(throttle.spend(len(data), time.monotonic()))
