@@ -1167,7 +1167,7 @@ def test_a_small_file_in_motion_is_busy(tmp_path: Path) -> None:
 
 def test_a_marker_is_no_unfinished_work(tmp_path: Path) -> None:
     """Throwing it away would make a half updated snapshot look whole."""
-    Marker.of(tmp_path, tmp_path).set(label="l", commit=None)
+    Marker.of(tmp_path, tmp_path).set(label="l", commit=None, pending=None)
     unfinished_work(tmp_path)
 
     assert [work.stem for work in unfinished(tmp_path)] == [STEM]
