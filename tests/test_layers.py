@@ -22,8 +22,7 @@ FLOORS: list[set[str]] = [
     {"cli"},
     {"server", "__init__"},
     {"client"},
-    {"download", "get"},
-    {"run", "probe"},
+    {"usecases"},
     {"engine"},
     {"hubs", "store"},
     {"net"},
@@ -52,18 +51,7 @@ HOMES = {
     "typer": ("cli",),
     "rich": ("cli",),
     "aiofiles": ("store", "server"),
-    "anyio": (
-        "cli",
-        "server",
-        "client",
-        "download",
-        "get",
-        "run",
-        "probe",
-        "engine",
-        "hubs",
-        "net",
-    ),
+    "anyio": ("cli", "server", "client", "usecases", "engine", "hubs", "net"),
 }
 
 

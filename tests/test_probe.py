@@ -9,7 +9,7 @@ import pytest
 from modelhaul.core.repo import RemoteFile, Source
 from modelhaul.errors import ConnectFailed
 from modelhaul.net.api import ATTEMPTS, Patience
-from modelhaul.probe import pin
+from modelhaul.usecases.probe import pin
 from tests.engine.harness import ORIGIN, source
 from tests.support.network import Asked, FakeNetwork, Fault, Served
 from tests.support.virtual import virtual

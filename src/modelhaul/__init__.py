@@ -1,33 +1,44 @@
-"""modelhaul moves model weights: fast, resumable, proven by SHA-256."""
+"""modelhaul moves model weights: fast, resumable, proven by SHA-256.
 
-from modelhaul import events
-from modelhaul.client import Client, download, get
-from modelhaul.core.plan import Action, FilePlan, Plan
-from modelhaul.errors import (
-    AccessError,
-    CertificateError,
-    ConnectFailed,
-    ConnectionLost,
-    DiskFull,
-    HaulError,
-    IntegrityError,
-    NotFound,
-    NothingMatched,
-    Occupied,
-    ProtocolError,
-    QuotaError,
-    Stalled,
-    StatusError,
-    StorageError,
-    TimedOut,
-    TransportError,
-    Unauthorized,
-    UnsafeName,
-    UsageError,
-)
-from modelhaul.report import FileResult, Incomplete, Report
-from modelhaul.settings import Settings
+Names are loaded when they are first used: the command line asks for a few of them only, and what
+it does not ask for would cost it a fifth of a second at every start.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from modelhaul.version import __version__
+
+if TYPE_CHECKING:
+    from modelhaul import events
+    from modelhaul.client import Client, download, get
+    from modelhaul.core.plan import Action, FilePlan, Plan
+    from modelhaul.errors import (
+        AccessError,
+        CertificateError,
+        ConnectFailed,
+        ConnectionLost,
+        DiskFull,
+        HaulError,
+        IntegrityError,
+        NotFound,
+        NothingMatched,
+        Occupied,
+        ProtocolError,
+        QuotaError,
+        Stalled,
+        StatusError,
+        StorageError,
+        TimedOut,
+        TransportError,
+        Unauthorized,
+        UnsafeName,
+        UsageError,
+    )
+    from modelhaul.report import FileResult, Incomplete, Report
+    from modelhaul.settings import Settings
 
 __all__ = [
     "download",
@@ -63,3 +74,51 @@ __all__ = [
     "Incomplete",
     "__version__",
 ]
+
+_HOMES = {
+    "Client": "modelhaul.client",
+    "download": "modelhaul.client",
+    "get": "modelhaul.client",
+    "Action": "modelhaul.core.plan",
+    "FilePlan": "modelhaul.core.plan",
+    "Plan": "modelhaul.core.plan",
+    "AccessError": "modelhaul.errors",
+    "CertificateError": "modelhaul.errors",
+    "ConnectFailed": "modelhaul.errors",
+    "ConnectionLost": "modelhaul.errors",
+    "DiskFull": "modelhaul.errors",
+    "HaulError": "modelhaul.errors",
+    "IntegrityError": "modelhaul.errors",
+    "NotFound": "modelhaul.errors",
+    "NothingMatched": "modelhaul.errors",
+    "Occupied": "modelhaul.errors",
+    "ProtocolError": "modelhaul.errors",
+    "QuotaError": "modelhaul.errors",
+    "Stalled": "modelhaul.errors",
+    "StatusError": "modelhaul.errors",
+    "StorageError": "modelhaul.errors",
+    "TimedOut": "modelhaul.errors",
+    "TransportError": "modelhaul.errors",
+    "Unauthorized": "modelhaul.errors",
+    "UnsafeName": "modelhaul.errors",
+    "UsageError": "modelhaul.errors",
+    "FileResult": "modelhaul.report",
+    "Incomplete": "modelhaul.report",
+    "Report": "modelhaul.report",
+    "Settings": "modelhaul.settings",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name (PEP 562)."""
+    if name == "events":
+        return import_module("modelhaul.events")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -20,19 +20,19 @@ from weakref import WeakKeyDictionary
 from modelhaul.core.pace import Throttle
 from modelhaul.core.plan import Plan
 from modelhaul.core.repo import Kind, parse_ref
-from modelhaul.download import Wish, plan_download
-from modelhaul.download import download as _download
 from modelhaul.engine.buffers import BufferPool
 from modelhaul.engine.lanes import Lanes
 from modelhaul.engine.threads import Threads, WorkerThreads
 from modelhaul.events import Listener
-from modelhaul.get import UrlWish
-from modelhaul.get import get as _get
 from modelhaul.net.transport import Transport
 from modelhaul.report import Report
-from modelhaul.run import Emitter, Resources
 from modelhaul.settings import SettingChanges, Settings
 from modelhaul.store.index import ProvenIndex
+from modelhaul.usecases.download import Wish, plan_download
+from modelhaul.usecases.download import download as _download
+from modelhaul.usecases.get import UrlWish
+from modelhaul.usecases.get import get as _get
+from modelhaul.usecases.run import Emitter, Resources
 
 StrPath = str | os.PathLike[str]
 

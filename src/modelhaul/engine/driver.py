@@ -7,6 +7,7 @@ which asks the scheduler until it has nothing more to give.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import deque
@@ -558,7 +559,7 @@ class Engine:
         if not paused:
             return None
         delay, lane = min(paused, key=lambda entry: entry[0])
-        return f"{lane.health.reason}; next try in {delay:.0f} s"
+        return f"{lane.health.reason}; next try in {max(1, math.ceil(delay))} s"
 
     def statistics(self) -> Statistics:
         """Amounts of the run at this moment."""

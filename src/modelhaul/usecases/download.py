@@ -15,12 +15,12 @@ from modelhaul.events import Resolved, Waiting
 from modelhaul.hubs.base import Hub
 from modelhaul.hubs.modelscope import ModelScopeHub
 from modelhaul.net.api import Api, Patience
-from modelhaul.probe import pin
 from modelhaul.report import Report
-from modelhaul.run import Emitter, Job, Prepared, Resources, execute, prepare
 from modelhaul.settings import Settings, normal_endpoint
 from modelhaul.store.credentials import read_saved_token
 from modelhaul.store.layout import Layout, LocalFolder, find_cache, strangers
+from modelhaul.usecases.probe import pin
+from modelhaul.usecases.run import Emitter, Job, Prepared, Resources, execute, prepare
 
 #: Files without a digest whose servers are asked for a validator at the same time.
 _PROBES_AT_ONCE = 8

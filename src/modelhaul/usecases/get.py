@@ -29,10 +29,10 @@ from modelhaul.errors import (
 from modelhaul.events import Resolved, Waiting
 from modelhaul.hubs.url import Address, Group, Probe, file_name, group, parse_address
 from modelhaul.net.api import Patience
-from modelhaul.probe import probe
 from modelhaul.report import Report
-from modelhaul.run import Emitter, Job, Resources, execute, prepare
 from modelhaul.store.layout import SingleFile
+from modelhaul.usecases.probe import probe
+from modelhaul.usecases.run import Emitter, Job, Resources, execute, prepare
 
 #: Seconds that the other addresses have to answer once one of them has.
 _GRACE = 1.0
