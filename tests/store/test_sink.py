@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import random
 import subprocess
 import time
@@ -638,12 +639,14 @@ def test_a_private_part_never_empties_a_file_that_was_published_meanwhile(
     log, final = tmp_path / "log", tmp_path / "final"
     theirs = open_private(tmp_path, "small.whole", locks=True, token="theirs")
     theirs.write_at(b"published", 0)
-    # Its flock comes 2 s after its open: time enough for us to publish in between.
+    # Its flock comes 1 s after its open: time enough for us to publish in between.
     under = (STRACE, "--seccomp-bpf", "-f", "-o", str(log), "-e", "trace=openat,flock")
-    under += ("-e", "inject=flock:delay_enter=2000000")
+    under += ("-e", "inject=flock:delay_enter=1000000")
 
     with second_process(PRIVATE, tmp_path, under=under) as other:
-        while "small.whole.part" not in (log.read_text() if log.exists() else ""):
+        # Not merely asked for: opened.
+        opened = re.compile(r'small\.whole\.part".*= \d+')
+        while not opened.search(log.read_text() if log.exists() else ""):
             time.sleep(0.005)
         theirs.publish(final, replaces=None)
         theirs.close()
