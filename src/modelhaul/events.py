@@ -76,11 +76,15 @@ class Checking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """The plan is made. Sizes in bytes; `fetch` + `reuse` is the size of all files."""
+    """The plan is made. Sizes in bytes; `fetch` + `reuse` + `copy` is the size of all files.
+
+    `copy` is what two files have in common: fetched once, then copied on this machine.
+    """
 
     files: int
     fetch: int
     reuse: int
+    copy: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import anyio
 import pytest
+from aiohttp import web
 
 import modelhaul
 from modelhaul import Client, Settings, events
@@ -213,12 +214,30 @@ def test_a_plan_is_the_dry_run(
     assert world.hub.files_asked() == []
 
 
+def test_equal_files_are_sources_of_one_another(
+    world: World, settings: Settings, run: Runner, tmp_path: Path
+) -> None:
+    """Two paths with one digest: if one cannot be read, the other serves both."""
+    data = content(50_000, 7)
+    world.put("acme/twins", {"a.bin": data, "b.bin": data})
+    world.hub.fault = lambda request: (
+        web.Response(status=404) if request.query.get("FilePath") == "a.bin" else None
+    )
+
+    async def main() -> modelhaul.Report:
+        async with Client(settings) as client:
+            return await client.download("acme/twins", local_dir=tmp_path / "m")
+
+    report = run(main)
+
+    assert sorted(file.how for file in report.files) == ["copied", "fetched"]
+    assert tree(tmp_path / "m") == {"a.bin": data, "b.bin": data}
+
+
 def test_missing_files_are_an_error_that_carries_the_report(
     world: World, settings: Settings, run: Runner, tmp_path: Path
 ) -> None:
     """Incomplete: which came and which did not."""
-    from aiohttp import web
-
     world.hub.fault = lambda request: (
         web.Response(status=404) if request.query.get("FilePath") == "README.md" else None
     )

@@ -213,6 +213,7 @@ def _plan_fields(plan: Plan) -> dict[str, Any]:
         "size": plan.size,
         "fetch": plan.fetch,
         "reuse": plan.reuse,
+        "copy": plan.copy,
     }
 
 
@@ -226,4 +227,5 @@ def _print_plan(plan: Plan) -> None:
     print_line(
         f"{len(plan)} files, {size_text(plan.size)}:"
         f" {size_text(plan.fetch)} to fetch, {size_text(plan.reuse)} reused"
+        + (f", {size_text(plan.copy)} copied" if plan.copy else "")
     )

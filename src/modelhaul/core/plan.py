@@ -122,10 +122,11 @@ def share(plans: list[FilePlan]) -> list[FilePlan]:
     for at, plan in enumerate(plans):
         key = _content(plan)
         if key is not None and plan.action is Action.FETCH and first[key] != at:
+            there = plans[first[key]].action is Action.KEEP
             shared[at] = FilePlan(
                 file=plan.file,
                 action=Action.COPY,
-                reuse=plan.file.size or 0,
+                reuse=key[1] if there else 0,
                 replaces=plan.replaces,
             )
     return shared
@@ -157,6 +158,12 @@ class Plan:
     def fetch(self) -> int:
         """Bytes that will come over the network."""
         return sum(plan.fetch for plan in self.files)
+
+    @property
+    def copy(self) -> int:
+        """Bytes that will be copied from a file that the run itself fetches."""
+        copies = (plan for plan in self.files if plan.action is Action.COPY)
+        return sum((plan.file.size or 0) - plan.reuse for plan in copies)
 
     @property
     def reuse(self) -> int:

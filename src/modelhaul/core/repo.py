@@ -123,7 +123,6 @@ class Snapshot:
     ref: RepoRef
     commit: str | None
     files: tuple[RemoteFile, ...]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,6 @@ async def plan_download(resources: Resources, wish: Wish, emit: Emitter) -> Prep
             size=sum(file.size or 0 for file in files),
         )
     )
-    for note in snapshot.notes:
-        emit.note(note)
     layout = await resources.threads.write(_layout, settings, wish)
     await _report_strangers(resources, wish, snapshot, layout, emit)
 

@@ -179,7 +179,7 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
         )
         plans.append(decide(file, seen, owned=job.layout.owned, force=job.force))
     plan = Plan(tuple(share(plans)))
-    emit(Planned(files=len(job.files), fetch=plan.fetch, reuse=plan.reuse))
+    emit(Planned(files=len(job.files), fetch=plan.fetch, reuse=plan.reuse, copy=plan.copy))
     memory.tell(emit)
     return Prepared(job, plan, sights, memory)
 
@@ -532,6 +532,12 @@ def _orders(prepared: Prepared, state: Path) -> list[Order]:
         for plan in prepared.plan
         if plan.action is Action.KEEP and plan.file.sha256 is not None
     }
+    twins: dict[str | None, tuple[Source, ...]] = {}
+    for plan in prepared.plan:
+        if plan.action is Action.COPY:
+            # Where the copy could be had is one more place for the file that it is a copy of.
+            more = tuple(replace(source, fallback=True) for source in job.sources(plan.file))
+            twins[plan.file.sha256] = twins.get(plan.file.sha256, ()) + more
     orders = []
     for plan in prepared.plan:
         if plan.action not in (Action.FETCH, Action.COPY):
@@ -550,7 +556,7 @@ def _orders(prepared: Prepared, state: Path) -> list[Order]:
             Order(
                 plan=plan,
                 placement=placement,
-                sources=job.sources(plan.file) if fetch else (),
+                sources=job.sources(plan.file) + twins.get(digest, ()) if fetch else (),
                 label=f"{job.name}: {plan.file.path}" if plan.file.path != job.name else job.name,
                 copy_from=None if fetch or digest is None else kept.get(digest),
             )
