@@ -1,0 +1,110 @@
+"""Records to Markdown: the table of targets, then what was measured, case by case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.bench import Case
+from benchmarks.verdicts import Record, Spread, few_runs, figure, metric
+
+_COLUMNS = (("wall", "wall"), ("cpu", "CPU"), ("peak", "peak RSS"))
+_HEAD = (
+    "Made by `python -m benchmarks`; do not edit. How it is measured and which rules hold is in"
+    " [README.md](README.md). Ratios are of medians in one run, ours over theirs: smaller is"
+    " better. In brackets: least and most."
+)
+_NOTES = (("proof", "last byte to verified"), ("connections", "connections at most"))
+
+
+def results_page(records: Mapping[str, Record], cases: Sequence[Case]) -> str:
+    """RESULTS.md: of the cases that have a record, in their order."""
+    measured = [(case, records[case.name]) for case in cases if case.name in records]
+    lines = [
+        "# Results",
+        "",
+        _HEAD,
+        "",
+        "![wall seconds](results.svg)",
+        "",
+        "## Targets",
+        "",
+        "| scenario | what | measured | target | |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for case, record in measured:
+        for target in case.targets:
+            verdict = target.judge(record)
+            cells = (case.name, verdict.what, verdict.value, verdict.limit, verdict.word)
+            lines.append(_row(cells))
+    for case, record in measured:
+        lines += ["", *_section(case, record)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(case: Case, record: Record) -> list[str]:
+    lines = [f"## {case.name}: {record['title']}", ""]
+    if record.get("skipped"):
+        lines.append(f"skipped: {record['skipped']}")
+    else:
+        lines += _table(record)
+    lines += ["", *_circumstances(record)]
+    few = few_runs(record)
+    if few:
+        lines += ["", f"**Too few runs to count**: {', '.join(few)}."]
+    if record.get("scale", 1) != 1:
+        lines += ["", f"**A trial**: sizes times {record['scale']}."]
+    return lines
+
+
+def _table(record: Record) -> list[str]:
+    heads = ["", *(title for _, title in _COLUMNS), "runs", ""]
+    lines = [_row(heads), _row(["---"] * len(heads))]
+    for name, row in record["rows"].items():
+        if row.get("skipped"):
+            word = "" if str(row["skipped"]).startswith("failed") else "skipped: "
+            lines.append(_row([name, "", "", "", str(len(row["runs"])), word + row["skipped"]]))
+            continue
+        cells = [_cell(metric(record, name, key), key) for key, _ in _COLUMNS]
+        lines.append(_row([name, *cells, str(len(row["runs"])), _notes(record, name)]))
+    return lines
+
+
+def _cell(found: Spread | None, name: str) -> str:
+    """Median, and from where to where in brackets."""
+    if found is None:
+        return ""
+    unit = figure(found.median, name)
+    if name == "peak":
+        return f"{unit} ({found.least:.0f}-{found.most:.0f})"
+    places = 3 if found.median < 1 else 2
+    return f"{unit} ({found.least:.{places}f}-{found.most:.{places}f})"
+
+
+def _notes(record: Record, row: str) -> str:
+    found = [(metric(record, row, key), key, title) for key, title in _NOTES]
+    return ", ".join(
+        f"{title} {figure(it.median, key)}" for it, key, title in found if it is not None
+    )
+
+
+def _circumstances(record: Record) -> list[str]:
+    lines = []
+    facts: dict[str, Any] = {**record.get("facts", {}), **record.get("machine", {})}
+    if facts:
+        lines.append(_sentence(facts))
+    if record.get("versions"):
+        lines.append(_sentence(record["versions"]))
+    if record.get("command"):
+        lines.append(f"{record.get('date', '')}, `{record['command']}`")
+    return [line + ("  " if line is not lines[-1] else "") for line in lines]
+
+
+def _sentence(pairs: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name} {value}" for name, value in pairs.items())
+
+
+def _row(cells: Sequence[str]) -> str:
+    # What a tool said when it failed may be anything.
+    clean = (" ".join(cell.split()).replace("|", "\\|")[:300] for cell in cells)
+    return f"| {' | '.join(clean)} |"
