@@ -123,12 +123,20 @@ class Site:
 
 @contextmanager
 def site(
-    bench: Bench, place: Place, catalogue: Mapping[str, Any] | None = None, *, store: str = "http"
+    bench: Bench,
+    place: Place,
+    catalogue: Mapping[str, Any] | None = None,
+    *,
+    store: str = "http",
+    cap: int = CAP,
 ) -> Iterator[Site]:
-    """Start the origin, and a hub that leads to its port `store` if there is a catalogue."""
+    """Start the origin, and a hub that leads to its port `store` if there is a catalogue.
+
+    The port `capped` gives each connection `cap` bytes/s.
+    """
     folder = bench.stock.folder
     certificate = make_certificate(folder, place.host)
-    origin = helper("origin", folder, place.host, CAP, prefix=place.server, log=bench.log)
+    origin = helper("origin", folder, place.host, cap, prefix=place.server, log=bench.log)
     with origin as started:
         ports = json.loads(started.line)
         if catalogue is None:

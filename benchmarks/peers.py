@@ -191,6 +191,10 @@ def versions() -> dict[str, str]:
 def _modelhaul() -> str:
     from modelhaul.version import __version__
 
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"]
-    done = subprocess.run(git, capture_output=True, text=True)
-    return f"{__version__} ({done.stdout.strip()})" if done.returncode == 0 else __version__
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True)
+    if commit.returncode != 0:
+        return __version__
+    # Of src only: the results that are being written change the tree, too.
+    clean = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "src"]).returncode == 0
+    return f"{__version__} ({commit.stdout.decode().strip()}{'' if clean else ', changed'})"

@@ -12,7 +12,8 @@ _COLUMNS = (("wall", "wall"), ("cpu", "CPU"), ("peak", "peak RSS"))
 _HEAD = (
     "Made by `python -m benchmarks`; do not edit. How it is measured and which rules hold is in"
     " [README.md](README.md). Ratios are of medians in one run, ours over theirs: smaller is"
-    " better. In brackets: least and most."
+    " better. In brackets: least and most. A peak below about 31 MiB is that of the program that"
+    " starts the others."
 )
 _NOTES = (("proof", "last byte to verified"), ("connections", "connections at most"))
 
@@ -39,6 +40,7 @@ def results_page(records: Mapping[str, Record], cases: Sequence[Case]) -> str:
             lines.append(_row(cells))
     for case, record in measured:
         lines += ["", *_section(case, record)]
+    lines += ["", *_surroundings(measured)]
     return "\n".join(lines) + "\n"
 
 
@@ -51,7 +53,8 @@ def _section(case: Case, record: Record) -> list[str]:
     lines += ["", *_circumstances(record)]
     few = few_runs(record)
     if few:
-        lines += ["", f"**Too few runs to count**: {', '.join(few)}."]
+        all_ = "all rows" if len(few) == len(record["rows"]) else "; ".join(few)
+        lines += ["", f"**Too few runs to count**: {all_}."]
     if record.get("scale", 1) != 1:
         lines += ["", f"**A trial**: sizes times {record['scale']}."]
     return lines
@@ -90,14 +93,24 @@ def _notes(record: Record, row: str) -> str:
 
 def _circumstances(record: Record) -> list[str]:
     lines = []
-    facts: dict[str, Any] = {**record.get("facts", {}), **record.get("machine", {})}
-    if facts:
-        lines.append(_sentence(facts))
-    if record.get("versions"):
-        lines.append(_sentence(record["versions"]))
+    if record.get("facts"):
+        lines.append(_sentence(record["facts"]) + ";")
     if record.get("command"):
         lines.append(f"{record.get('date', '')}, `{record['command']}`")
-    return [line + ("  " if line is not lines[-1] else "") for line in lines]
+    return [" ".join(lines)] if lines else []
+
+
+def _surroundings(measured: Sequence[tuple[Case, Record]]) -> list[str]:
+    """Machine and versions, once for all cases that have the same."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for case, record in measured:
+        key = (_sentence(record.get("machine", {})), _sentence(record.get("versions", {})))
+        groups.setdefault(key, []).append(case.name)
+    lines = ["## Machine and versions"]
+    for (machine, versions), names in groups.items():
+        which = "All" if len(groups) == 1 else ", ".join(names)
+        lines += ["", f"{which}: {machine}. {versions}."]
+    return lines
 
 
 def _sentence(pairs: Mapping[str, Any]) -> str:

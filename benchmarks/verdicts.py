@@ -138,6 +138,22 @@ class AtMost:
 
 
 @dataclass(frozen=True, slots=True)
+class AtLeast:
+    """A figure reaches what the case is about; else the case has shown nothing."""
+
+    row: str
+    metric: str
+    limit: float
+
+    def judge(self, record: Record) -> Verdict:
+        what, limit = f"{self.metric} of {self.row}", f">= {self.limit:g}"
+        ours = metric(record, self.row, self.metric)
+        if ours is None:
+            return Verdict(what, why_missing(record, (self.row,)), limit, None)
+        return Verdict(what, figure(ours.median, self.metric), limit, ours.median >= self.limit)
+
+
+@dataclass(frozen=True, slots=True)
 class LikeHealthy:
     """A run with a fault takes at most 1.15 times the healthy one, or a second more."""
 
