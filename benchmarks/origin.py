@@ -78,6 +78,9 @@ def find_nginx() -> str | None:
 def _listen(host: str) -> socket.socket:
     found = socket.create_server((host, 0), backlog=1024)
     found.set_inheritable(True)
+    # nginx takes it as it is. If it were blocking, a worker that is woken for a connection that the
+    # other one takes would hang in accept(), and all its connections with it.
+    found.setblocking(False)
     return found
 
 

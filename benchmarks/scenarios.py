@@ -42,7 +42,7 @@ HF_TRANSFER = "hf_transfer, then hashlib"
 CURL = "curl, not verified"
 MODELSCOPE = "modelscope download"
 HF = "hf download, xet off, not verified"
-ARIA2_ALL = "aria2c -x16, 3 files at once, not verified"
+ARIA2_ALL = "aria2c, 48 connections, not verified"
 COPY = "floor: splice"
 HASH = "floor: SHA-256 in memory"
 
