@@ -9,7 +9,7 @@ TEST_FOLDER ?= $(shell test -w /dev/shm && test `df -Pk /dev/shm | awk 'END {pri
 PYTEST := $(if $(TEST_FOLDER),PYTEST_DEBUG_TEMPROOT=$(TEST_FOLDER) )$(BIN)/python -m pytest -q -n 4
 DEMO_MIB ?= 1024
 
-.PHONY: help demo memory test test-quick test-all lint types check lock clean
+.PHONY: help demo memory test test-quick test-all bench lint types check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,17 @@ test-quick: $(VENV)/installed ## without processes of their own, and with fewer 
 test-all: ## run the test suite on every supported Python that is installed
 	@./tools/each-python test test
 
+# A peer that cannot be installed is no reason to stop: its rows are skipped, with the reason.
+$(VENV)-peers/installed: requirements/peers.txt
+	$(PYTHON) -m venv --clear $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/peers.txt
+	touch $@
+
+bench: $(VENV)/installed ## compare with other downloaders (an hour; BENCH=lan-http for one scenario)
+	./tools/install-peers
+	-$(MAKE) --no-print-directory $(VENV)-peers/installed
+	$(BIN)/python -m benchmarks $(BENCH)
+
 lint: $(VENV)/installed ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,4 +66,4 @@ lock: ## resolve the dependencies anew into requirements/
 	  --no-emit-index-url --upgrade --quiet pyproject.toml requirements/build.in --group test --group lint -o requirements/dev.txt
 
 clean: ## remove environments and what the demo made
-	rm -rf .venv .venv-* .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .demo .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis
