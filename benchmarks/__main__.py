@@ -27,7 +27,7 @@ from benchmarks.processes import ROOT
 from benchmarks.report import results_page
 from benchmarks.scenarios import CASES, choose
 from benchmarks.stock import file_system
-from benchmarks.verdicts import Record
+from benchmarks.verdicts import Record, has_failed
 
 _RUNS = 5
 
@@ -79,7 +79,7 @@ def run(cases: list[Any], options: argparse.Namespace, out: Path) -> int:
             record = run_case(case, bench, lambda text: print(text, flush=True))
             record |= circumstances(options)
             write(out, {case.name: record})
-            failed = failed or any(row["skipped"] for row in record["rows"].values())
+            failed = failed or has_failed(record)
             for target in case.targets:
                 verdict = target.judge(record)
                 print(f"  {verdict.word}: {verdict.what}: {verdict.value} ({verdict.limit})")

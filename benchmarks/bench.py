@@ -18,7 +18,7 @@ from benchmarks.peers import Command, environment
 from benchmarks.places import Place
 from benchmarks.processes import helper, measure, tail
 from benchmarks.stock import Blob, Stock, what_is_wrong
-from benchmarks.verdicts import ENOUGH_IF_LONG, LONG, Target
+from benchmarks.verdicts import ENOUGH_IF_LONG, FAILED, LONG, Target
 
 #: Bytes/s that a connection to the capped port gets.
 CAP = 9 << 20
@@ -258,7 +258,7 @@ def _once(
     try:
         sample = row.run(folder)
     except WrongRun as error:
-        entry["skipped"] = f"failed in run {len(runs) + 1}: {error}"
+        entry["skipped"] = f"{FAILED} in run {len(runs) + 1}: {error}"
         say(f"{case.name}: {row.name}: {entry['skipped']}")
     else:
         runs.append({name: round(value, 4) for name, value in sample.items()})

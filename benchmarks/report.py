@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.bench import Case
-from benchmarks.verdicts import Record, Spread, few_runs, figure, metric
+from benchmarks.verdicts import FAILED, Record, Spread, few_runs, figure, metric
 
 _COLUMNS = (("wall", "wall"), ("cpu", "CPU"), ("peak", "peak RSS"))
 _HEAD = (
@@ -65,7 +65,7 @@ def _table(record: Record) -> list[str]:
     lines = [_row(heads), _row(["---"] * len(heads))]
     for name, row in record["rows"].items():
         if row.get("skipped"):
-            word = "" if str(row["skipped"]).startswith("failed") else "skipped: "
+            word = "" if str(row["skipped"]).startswith(FAILED) else "skipped: "
             lines.append(_row([name, "", "", "", str(len(row["runs"])), word + row["skipped"]]))
             continue
         cells = [_cell(metric(record, name, key), key) for key, _ in _COLUMNS]

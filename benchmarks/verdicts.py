@@ -178,6 +178,12 @@ def figure(value: float, name: str) -> str:
     return f"{value:.0f} {unit}".strip()
 
 
+def has_failed(record: Record) -> bool:
+    """Whether a row went wrong; one whose tool is missing did not."""
+    reasons = [str(row.get("skipped") or "") for row in record["rows"].values()]
+    return any(reason.startswith(FAILED) for reason in reasons)
+
+
 def few_runs(record: Record) -> list[str]:
     """Rows measured less often than the rules ask for: five runs, three where one is over 30 s."""
     found = []
@@ -188,6 +194,8 @@ def few_runs(record: Record) -> list[str]:
     return found
 
 
+#: How the reason begins for a row that was run and went wrong.
+FAILED = "failed"
 #: Seconds from which a run counts as long, and the runs that are enough then.
 LONG = 30.0
 ENOUGH_IF_LONG = 3

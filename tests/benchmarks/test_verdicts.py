@@ -14,6 +14,7 @@ from benchmarks.verdicts import (
     Ratio,
     few_runs,
     figure,
+    has_failed,
     metric,
     spread,
 )
@@ -111,6 +112,16 @@ def test_too_few_runs_are_noticed() -> None:
     rows = record(enough=[1.0] * 5, few=[1.0] * 4, long=[31.0] * 3, longer=[31.0] * 2)
 
     assert few_runs(rows) == ["few", "longer"]
+
+
+def test_a_missing_tool_is_no_failure() -> None:
+    """The exit code tells the two apart."""
+    rows = record(modelhaul=[1.0], aria2c=[])
+    rows["rows"]["aria2c"]["skipped"] = "aria2c is not installed"
+    assert not has_failed(rows)
+
+    rows["rows"]["modelhaul"]["skipped"] = "failed in run 1: wrong bytes"
+    assert has_failed(rows)
 
 
 def test_figures_have_the_digits_they_are_worth() -> None:

@@ -94,7 +94,9 @@ def test_a_killed_download_continues_where_it_was(slow: World) -> None:
     assert total - SIZE <= allowed
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["ctrl-c", "sigterm", "hangup"]
+)
 def test_a_stopped_download_says_so_keeps_its_progress_and_exits_130(
     slow: World, number: signal.Signals
 ) -> None:

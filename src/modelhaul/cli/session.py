@@ -25,7 +25,7 @@ def run(
 ) -> int:
     """Run a command to its end; returns the exit code.
 
-    Ctrl-C and SIGTERM stop it in order within two seconds; a second one stops it at once. Either
+    Ctrl-C, SIGTERM and a closed terminal (unless under nohup) stop it in order within two seconds; a second one stops it at once. Either
     way what arrived is kept: the files on disk are right at every moment.
 
     Args:
@@ -63,7 +63,7 @@ async def _with_signals(main: Callable[[], Awaitable[int]], stopping: str) -> in
     code = INTERRUPTED
 
     async def watch(stop: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with anyio.open_signal_receiver(*_stopping_signals()) as signals:
             task_status.started()
             count = 0
             async for _ in signals:
@@ -87,3 +87,12 @@ async def _with_signals(main: Callable[[], Awaitable[int]], stopping: str) -> in
     except BaseExceptionGroup as failed:
         raise single_error(failed) from failed
     return code
+
+
+def _stopping_signals() -> list[signal.Signals]:
+    """What ends a command: also the end of its terminal, unless somebody chose to ignore that."""
+    found = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        found.append(hangup)
+    return found
