@@ -25,8 +25,9 @@ def run(
 ) -> int:
     """Run a command to its end; returns the exit code.
 
-    Ctrl-C, SIGTERM and a closed terminal (unless under nohup) stop it in order within two seconds; a second one stops it at once. Either
-    way what arrived is kept: the files on disk are right at every moment.
+    Ctrl-C, SIGTERM and a closed terminal (unless under nohup) stop it in order within two seconds;
+    a second one stops it at once. Either way what arrived is kept: the files on disk are right at
+    every moment.
 
     Args:
         main: the command; returns its exit code.

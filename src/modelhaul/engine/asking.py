@@ -12,7 +12,7 @@ from modelhaul.engine.task import LeaseReceiver, Task
 from modelhaul.engine.whole import UNBOUNDED
 from modelhaul.errors import ProtocolError
 from modelhaul.net.api import MAX_HOPS
-from modelhaul.net.transport import Answer, Receiver, Redirect, Request, Transport
+from modelhaul.net.transport import Answer, Redirect, Request, Transport
 
 
 class Asking:
@@ -103,29 +103,22 @@ class Asking:
         )
 
 
-class _Head(Receiver):
-    """Settles the address as soon as the head of an answer is right; else passes everything on."""
+class _Head:
+    """Settles the address as soon as the head of an answer is right; else it is the receiver.
+
+    Implements `Receiver`. Bound once, not passed on: these are called for every piece of a body.
+    """
 
     def __init__(self, receiver: LeaseReceiver, finder: Asking | None) -> None:
         self._receiver = receiver
         self._finder = finder
+        self.wanted = receiver.wanted
+        self.wait_buffer = receiver.wait_buffer
+        self.buffer_nowait = receiver.buffer_nowait
+        self.commit = receiver.commit
+        self.passed = receiver.passed
 
     def started(self, answer: Answer) -> None:
         if self._finder is not None:
             self._finder.settle()
         self._receiver.started(answer)
-
-    def wanted(self) -> int:
-        return self._receiver.wanted()
-
-    async def wait_buffer(self) -> memoryview:
-        return await self._receiver.wait_buffer()
-
-    def buffer_nowait(self) -> memoryview | None:
-        return self._receiver.buffer_nowait()
-
-    def commit(self, count: int) -> None:
-        self._receiver.commit(count)
-
-    def passed(self, count: int) -> None:
-        self._receiver.passed(count)

@@ -56,8 +56,9 @@ class Context(Protocol):
     def emit(self, event: Event) -> None:
         """Tell the listener."""
 
-    def received(self, lease: Lease, count: int) -> None:
-        """Bytes arrived from the network."""
+    def received(self, lease: Lease, count: int) -> float:
+        """Bytes arrived from the network; gives the moment, in seconds, monotonic."""
+        ...
 
     def heard(self, lease: Lease) -> None:
         """Bytes went by that nobody wants: its server is not silent."""

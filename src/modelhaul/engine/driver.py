@@ -7,6 +7,7 @@ which asks the scheduler until it has nothing more to give.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 import time
@@ -97,6 +98,7 @@ class Engine:
         self._transport = transport
         self._throttle = throttle
         self._debt_until = 0.0
+        self._clock: Callable[[], float] = time.monotonic  # the loop's, once it runs
         self._held_back = False  # the user's limit has made somebody wait since the last tick
         self._emit = emit
         self._recheck = recheck
@@ -134,7 +136,8 @@ class Engine:
         """
         tasks = [self._task(key, order) for key, order in enumerate(orders)]
         self._unfinished = len(tasks)
-        self._last_news = anyio.current_time()
+        self._clock = asyncio.get_running_loop().time
+        self._last_news = self._clock()
         if tasks:
             try:
                 async with anyio.create_task_group() as group:
@@ -259,8 +262,10 @@ class Engine:
     def emit(self, event: Event) -> None:
         self._emit(event)
 
-    def received(self, lease: Lease, count: int) -> None:
-        now = anyio.current_time()
+    def received(self, lease: Lease, count: int) -> float:
+        # Once per piece of a body: the loop's clock is the same as anyio's, without finding out
+        # each time which loop that is.
+        now = self._clock()
         self._scheduler.advance(lease, count, now)
         self._last_news = now
         self.meter.received += count
@@ -270,6 +275,7 @@ class Engine:
         if self._throttle is not None:
             delay = self._throttle.spend(count, now)
             self._debt_until = now + delay
+        return now
 
     def heard(self, lease: Lease) -> None:
         self._last_news = anyio.current_time()

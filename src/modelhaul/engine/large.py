@@ -76,8 +76,7 @@ class LargeFile(Task):
     def _received(self, lease: Lease, count: int) -> None:
         """`count` bytes arrived for a lease."""
         self.tally.fetched += count
-        self.tally.last_byte = anyio.current_time()
-        self.context.received(lease, count)
+        self.tally.last_byte = self.context.received(lease, count)
 
     def abort(self, error: HaulError) -> None:
         self._aborted = error

@@ -123,10 +123,10 @@ class PieceReceiver(LeaseReceiver):
 
     def _room(self) -> memoryview:
         """What is free of the block, as far as it is wanted: the lease may have been shortened."""
-        assert self._block is not None
-        end = chunk_stop(self.lease.position, self._context.options.chunk)
-        room = min(self._block.size - self._fill, self.wanted(), end - self.lease.position)
-        return self._block.view[self._fill : self._fill + room]
+        block, fill, position = self._block, self._fill, self.lease.position
+        assert block is not None
+        to_chunk_end = chunk_stop(position, self._context.options.chunk) - position
+        return block.view[fill : fill + min(block.size - fill, self.wanted(), to_chunk_end)]
 
     def commit(self, count: int) -> None:
         lease = self.lease

@@ -139,8 +139,7 @@ class WholeFile(Task):
     def received(self, lease: Lease, count: int) -> None:
         """`count` bytes arrived."""
         self.tally.fetched += count
-        self.tally.last_byte = anyio.current_time()
-        self.context.received(lease, count)
+        self.tally.last_byte = self.context.received(lease, count)
 
     def progress(self) -> FileProgress:
         job = self.job
