@@ -45,7 +45,7 @@ HOMES = {
     "aiohttp": ("net.http", "server"),
     "aiohttp_socks": ("net.http",),
     "aiohappyeyeballs": ("net.fast",),
-    "h11": ("net.fast",),
+    "h11": ("net.fast", "net.connection"),
     "zlib_ng": ("engine", "store"),
     "yarl": ("net.http",),
     "typer": ("cli",),

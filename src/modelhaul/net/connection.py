@@ -1,0 +1,333 @@
+"""One HTTP/1.1 connection of the fast path: asks, then receives into the receiver's memory.
+
+What a newcomer gets wrong: an empty buffer from `get_buffer` ends the connection (uvloop) or stalls
+it silently (uvloop with TLS). So reading is paused in `buffer_updated`, before a buffer would be
+missing, and where there is none all the same the bytes go to a scratch buffer and are copied.
+
+Heads are parsed by h11, and so are bodies that are framed otherwise than by their length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, cast
+
+import anyio
+import h11
+
+from modelhaul.core.origin import shown
+from modelhaul.errors import ConnectionLost, ProtocolError, TimedOut, TransportError
+from modelhaul.net.push import commit, cut_short
+from modelhaul.net.transport import MAX_HEADER, Answer, Receiver
+
+_SCRATCH = 1 << 14
+#: Bodies of redirects and errors up to this size are read, so that the connection can be kept.
+_WORTH_READING = 1 << 14
+
+
+def _lower(reply: h11.Response) -> dict[str, str]:
+    """Headers by lower-case name; of repeated ones the first counts, as on the other path."""
+    found: dict[str, str] = {}
+    for name, value in reply.headers:
+        found.setdefault(name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
+    return found
+
+
+class Stale(Exception):
+    """A kept connection was closed by the server before it answered anything."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One connection: asks, then receives into the receiver's memory.
+
+    Reading goes on while it is idle, so that a server's goodbye is noticed; in a head and in a
+    decoded body it pauses after each piece, in a plain body when the receiver has no buffer.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._scratch = memoryview(bytearray(_SCRATCH))
+        self._loose = bytearray()  # what arrived outside of a plain body
+        self._receiver: Receiver | None = None
+        self._left = 0  # bytes of a plain body that are still to come
+        self._lent = False
+        self._paused = False
+        self._over = False
+        self._failure: Exception | None = None
+        self._changed = anyio.Event()
+        self._closed = anyio.Event()
+        self._parser: h11.Connection | None = None
+        self._ended = False  # the parser knows that no more bytes will come
+        self._url = ""
+        self._timeout = 0.0
+        self._used = False
+        #: When the last byte came, by the loop's clock.
+        self.heard = self._loop.time()
+        self.keeps_alive = True
+
+    # -- called by the loop --------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._receiver is not None and self._failure is None:
+            try:
+                view = self._receiver.buffer_nowait()
+            except Exception as error:  # noqa: BLE001
+                # Out of here it would end in the loop; this way it ends the request.
+                self._fail(error)
+                view = None
+            if view:
+                self._lent = True
+                return view[: self._left]
+        self._lent = False
+        return self._scratch
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.heard = self._loop.time()
+        if not self._lent:
+            self._loose += self._scratch[:nbytes]
+            self._pause()
+            return
+        receiver = self._receiver
+        if receiver is None:  # the request has just ended; these bytes are nobody's
+            self._fail(ConnectionLost("bytes after the end"))
+            return
+        try:
+            receiver.commit(nbytes)
+            self._left -= nbytes
+            if self._left == 0:
+                self._receiver = None
+                self._changed.set()
+            elif receiver.wanted() <= 0 or receiver.buffer_nowait() is None:
+                self._pause()
+        except Exception as error:  # noqa: BLE001
+            # As above.
+            self._fail(error)
+
+    def eof_received(self) -> bool:
+        self._over = True
+        self._changed.set()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._over = True
+        self._changed.set()
+        self._closed.set()
+
+    def _pause(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._changed.set()
+
+    def _resume(self) -> None:
+        if self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = self._failure or error
+        self._pause()
+
+    # -- called by the request -----------------------------------------------------------------
+
+    @property
+    def clean(self) -> bool:
+        """Whether a kept connection can take another request."""
+        transport = self._transport
+        closing = transport is None or transport.is_closing()
+        return not (closing or self._over or self._loose or self._failure)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the last body was read to its end and nothing came behind it."""
+        if self._parser is not None and self._parser.their_state is not h11.DONE:
+            return False
+        return self._left == 0 and self.clean
+
+    def close(self) -> None:
+        """Close without waiting and without draining."""
+        self._receiver = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Wait until the socket is closed."""
+        await self._closed.wait()
+
+    async def ask(
+        self, question: h11.Request, url: str, timeout: float
+    ) -> tuple[int, dict[str, str]]:
+        """Send a request; give status and headers of its answer, within `timeout` seconds.
+
+        Raises:
+            TimedOut, ConnectionLost, ProtocolError: no head came, or one that cannot be read.
+        """
+        self._url, again, self._used = url, self._used, True
+        parser = self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER)
+        data = parser.send(question)
+        parser.send(h11.EndOfMessage())
+        assert self._transport is not None
+        assert data is not None
+        self._transport.write(data)
+        heard = False
+        try:
+            with anyio.fail_after(timeout):
+                while True:
+                    event = self._event(parser)
+                    if isinstance(event, h11.Response):
+                        break
+                    if event is h11.NEED_DATA:
+                        piece = await self._piece()
+                        if not piece:
+                            if again and not heard:
+                                raise Stale
+                            raise ConnectionLost(f"{shown(url)} closed the connection")
+                        heard = True
+                        parser.receive_data(piece)
+        except TimeoutError:
+            raise TimedOut(f"{shown(url)} says nothing any more") from None
+        self.keeps_alive = event.http_version == b"1.1" and not any(
+            name == b"connection" and b"close" in value.lower() for name, value in event.headers
+        )
+        headers = _lower(event)
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # Two framings: who believes the other one takes body bytes for an answer.
+            raise ProtocolError(f"{shown(url)} does not speak HTTP")
+        return event.status_code, headers
+
+    def _event(self, parser: h11.Connection) -> Any:
+        try:
+            return parser.next_event()
+        except h11.RemoteProtocolError as error:
+            if self._ended:
+                raise ConnectionLost(f"{shown(self._url)} closed the connection") from error
+            # Its own text is not used: it may quote what the server sent.
+            raise ProtocolError(f"{shown(self._url)} does not speak HTTP") from error
+
+    async def _piece(self) -> bytes:
+        """The next bytes outside of a plain body; b"" when the server has closed."""
+        while not self._loose:
+            if self._over:
+                return b""
+            self._changed = anyio.Event()
+            self._resume()
+            await self._changed.wait()
+        piece = bytes(self._loose)
+        self._loose.clear()
+        return piece
+
+    async def skip_body(self, headers: Mapping[str, str]) -> bool:
+        """Read a short body that nobody wants; False if the connection is not worth it."""
+        text = headers.get("content-length", "")
+        if "transfer-encoding" in headers or not text.isdigit() or int(text) > _WORTH_READING:
+            return False
+        self.decode(1.0)
+        try:
+            with anyio.fail_after(1.0):
+                while await self.read_decoded():
+                    pass
+        except (TimeoutError, TransportError, ProtocolError):
+            return False
+        return self.at_end
+
+    # -- a body whose length is known ----------------------------------------------------------
+
+    async def receive(self, receiver: Receiver, answer: Answer, url: str, idle: float) -> None:
+        """Let the loop fill the receiver's buffers until the body ends or no more is wanted.
+
+        Raises:
+            ConnectionLost: the body ended early.
+            TimedOut: the server was silent for `idle` seconds.
+        """
+        assert self._parser is not None
+        assert answer.stop is not None
+        length = self._left = answer.stop - answer.start
+        early = self._parser.trailing_data[0]
+        self._parser = None
+        await self._copy(early, receiver)
+        while self._left and receiver.wanted() > 0:
+            if self._failure is not None:
+                raise self._failure
+            if self._loose:
+                early = bytes(self._loose)
+                self._loose.clear()
+                await self._copy(early, receiver)
+                continue
+            if self._over:
+                raise cut_short(url, length - self._left, length)
+            if receiver.buffer_nowait() is None:
+                if not await receiver.wait_buffer():
+                    return
+                continue
+            self._changed = anyio.Event()
+            self._receiver = receiver
+            try:
+                self.heard = self._loop.time()
+                self._resume()
+                await self._wait_change(url, idle)
+            finally:
+                self._receiver = None
+        if self._failure is not None:
+            raise self._failure
+        self._resume()  # an idle connection has to notice a goodbye
+
+    async def _copy(self, data: bytes, receiver: Receiver) -> None:
+        """What came with the head, or while no buffer was there."""
+        body, rest = data[: self._left], data[self._left :]
+        self._left -= len(body)
+        await commit(memoryview(body), receiver)
+        self._loose += rest
+
+    async def _wait_change(self, url: str, idle: float) -> None:
+        """Wait until the request has something to do; a timer of the loop costs less than a scope.
+
+        Raises:
+            TimedOut: nothing came for `idle` seconds.
+        """
+        while not self._changed.is_set():
+            changed = self._changed
+            timer = self._loop.call_at(self.heard + idle, changed.set)
+            try:
+                await changed.wait()
+            finally:
+                timer.cancel()
+            if self._loop.time() - self.heard < idle:
+                return
+            if self._left and not (self._over or self._paused or self._failure):
+                raise TimedOut(f"{shown(url)} says nothing any more")
+
+    # -- a body in chunks, or until the connection ends ----------------------------------------
+
+    def decode(self, idle: float) -> None:
+        """From here on `read_decoded` gives the body; silent for at most `idle` seconds."""
+        self._timeout = idle
+
+    async def read_decoded(self) -> bytes:
+        """The next bytes of the body, b"" at its end.
+
+        Raises:
+            ConnectionLost, TimedOut, ProtocolError: it does not come, or cannot be read.
+        """
+        parser = self._parser
+        assert parser is not None
+        while True:
+            event = self._event(parser)
+            if isinstance(event, h11.Data):
+                return bytes(event.data)
+            if event is h11.NEED_DATA:
+                try:
+                    with anyio.fail_after(self._timeout):
+                        piece = await self._piece()
+                except TimeoutError:
+                    raise TimedOut(f"{shown(self._url)} says nothing any more") from None
+                self._ended = not piece
+                parser.receive_data(piece)
+                continue
+            self._resume()
+            self._loose += parser.trailing_data[0]
+            return b""
