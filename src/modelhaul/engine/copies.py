@@ -87,6 +87,7 @@ class CopyFile(Task):
             if self.context.burst is not None:
                 part.release()
         except BaseException:
+            # Whatever ended it: nobody else knows of this part yet.
             _put_away(part)
             raise
         return part

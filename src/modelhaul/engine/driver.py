@@ -278,7 +278,7 @@ class Engine:
         return now
 
     def heard(self, lease: Lease) -> None:
-        self._last_news = anyio.current_time()
+        self._last_news = self._clock()
         self._scheduler.hear(lease, self._last_news)
 
     @contextmanager
@@ -287,7 +287,7 @@ class Engine:
         try:
             yield
         finally:
-            self._scheduler.hear(lease, anyio.current_time())
+            self._scheduler.hear(lease, self._clock())
 
     def recorded(self, count: int) -> None:
         self._budget.earn(count)
@@ -310,7 +310,7 @@ class Engine:
         self._scheduler.again(job)
 
     def throttled(self) -> bool:
-        return self._debt_until > 0.0 and self._debt_until > anyio.current_time()
+        return self._debt_until > 0.0 and self._debt_until > self._clock()
 
     async def wait_throttle(self) -> None:
         if self.throttled():
