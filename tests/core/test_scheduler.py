@@ -502,6 +502,30 @@ def test_the_window_moves_with_the_frontier() -> None:
     assert lease.start == 64 * MIB
 
 
+def test_the_window_does_not_shrink_with_what_is_left() -> None:
+    """Leases get shorter towards the end; what lies ahead of a slow one must not be left alone."""
+    scheduler = Scheduler()
+    job = ranged(1, 200 * MIB, known(round_trip=0.05, rate=20e6))
+    scheduler.add(job)
+    job.todo.remove(Span(1 * MIB, 160 * MIB))
+    at_the_frontier, ahead = take(scheduler, 8), take(scheduler, 8)
+
+    assert (at_the_frontier.start, ahead.start) == (0, 160 * MIB)
+
+
+def test_next_tells_whether_the_window_held_bytes_back() -> None:
+    scheduler = Scheduler(chunk=MIB)
+    job = ranged(1, 64 * MIB, known(round_trip=0.001, rate=1e6))
+    scheduler.add(job)
+    take(scheduler, 1)
+    assert not scheduler.blocked
+    job.todo.remove(Span(1 * MIB, 32 * MIB))
+
+    scheduler.next(0.0, always, 1)
+
+    assert scheduler.blocked
+
+
 def test_a_blocked_connection_helps_the_lease_at_the_frontier() -> None:
     """Not the slowest one: the frontier's is what everybody waits for."""
     scheduler = Scheduler(chunk=16 * MIB)
@@ -645,7 +669,7 @@ def test_less_than_two_mebibytes_are_not_split(size: int, split: bool) -> None:
 
 def test_a_split_that_saves_less_than_four_round_trips_is_not_made() -> None:
     """8 MiB at 100 MB/s are there before a connection with 500 ms could help."""
-    scheduler = Scheduler()
+    scheduler = Scheduler(chunk=8 * MIB)
     scheduler.add(ranged(1, 8 * MIB, known(round_trip=0.5, rate=100e6)))
     take(scheduler)
 
@@ -657,7 +681,7 @@ def test_the_round_trip_of_the_thief_counts_against_the_split(
     round_trip: float, split: bool
 ) -> None:
     """8.4 s alone, or half of that and a round trip: what is saved is compared with four more."""
-    scheduler = Scheduler()
+    scheduler = Scheduler(chunk=8 * MIB)
     scheduler.add(ranged(1, 8 * MIB, known(round_trip=round_trip, rate=1e6)))
     take(scheduler)
 

@@ -52,6 +52,9 @@ class Bucket:
             return None
         return self._room()
 
+    def when_buffer(self, call: Callable[[], None]) -> bool:
+        return False
+
     def _room(self) -> memoryview:
         if self._lent is None or len(self._lent) > self.wanted():
             self._lent = bytearray(min(self._lend, self.wanted()))

@@ -20,7 +20,7 @@ from modelhaul.core.span import Span, SpanSet
 
 MIB = 1 << 20
 
-CHUNK = 8 * MIB
+CHUNK = 4 * MIB
 LONGEST_LEASE = 256 * MIB
 ROUND_TRIPS_PER_LEASE = 20
 # A split must save this much, or the round trip it costs is not worth it.
@@ -176,6 +176,8 @@ class Scheduler:
         self._whole: deque[Job] = deque()
         self._leases: set[Lease] = set()
         self._whole_active = 0
+        #: The last `next()` left bytes alone because they are too far past the frontier.
+        self.blocked = False
         #: Bytes of files that are planned and not added yet; they make leases long.
         self.pending = 0
 
@@ -243,6 +245,7 @@ class Scheduler:
             if lease is not None:
                 return lease
         blocked: list[Job] = []
+        self.blocked = False
         for job in self._ranged.values():
             if not job.todo:
                 continue
@@ -253,6 +256,7 @@ class Scheduler:
             if lease is not None:
                 return lease
             blocked.append(job)
+        self.blocked = bool(blocked)
         lease = self._next_whole(now, usable)
         if lease is not None:
             return lease
@@ -293,18 +297,20 @@ class Scheduler:
             return None
         if not source.ranges:
             return self._lease(job, source, first, now, body=True)
-        length = self._lease_length(source.host, connections)
+        worth = max(self._chunk, self._worthwhile(source.host))
         # Not too far past the frontier: the hashing has to keep up, and what it reads back
         # should still be in the page cache.
-        if first.start > job.frontier + 2 * max(length, self._chunk) * connections:
+        if first.start > job.frontier + 2 * worth * connections:
             return None
+        left = (self.unleased() + self.pending) // (2 * max(1, connections))
+        length = max(self._chunk, min(worth, left))
         stop = -(-(first.start + length) // self._chunk) * self._chunk
         return self._lease(job, source, first.clip(first.start, stop), now, body=False)
 
-    def _lease_length(self, host: Host, connections: int) -> int:
-        length = int(ROUND_TRIPS_PER_LEASE * host.round_trip * host.rate)
-        left = (self.unleased() + self.pending) // (2 * max(1, connections))
-        return max(self._chunk, min(length, LONGEST_LEASE, left))
+    @staticmethod
+    def _worthwhile(host: Host) -> int:
+        """Bytes of a request that are worth its round trip."""
+        return min(int(ROUND_TRIPS_PER_LEASE * host.round_trip * host.rate), LONGEST_LEASE)
 
     def _lease(self, job: Job, source: SourceState, span: Span, now: float, *, body: bool) -> Lease:
         job.todo.remove(span)

@@ -115,6 +115,7 @@ class _Head:
         self.wanted = receiver.wanted
         self.wait_buffer = receiver.wait_buffer
         self.buffer_nowait = receiver.buffer_nowait
+        self.when_buffer = receiver.when_buffer
         self.commit = receiver.commit
         self.passed = receiver.passed
 

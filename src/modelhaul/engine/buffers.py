@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
+import time
+from collections.abc import Callable
 
 import anyio
 
 KIB = 1 << 10
 SIZES = (64 * KIB, 256 * KIB, 512 * KIB, 1024 * KIB)
+#: Seconds after which somebody is served before those of a lower rank.
+MOST_WAIT = 5.0
+
+#: Who needs a block more: what comes first in the list of files, and in the file.
+Rank = tuple[int, ...]
 
 
 class Block:
@@ -20,14 +26,41 @@ class Block:
         self.view = memoryview(bytearray(size))
 
 
-class BufferPool:
-    """Lends blocks, at most `total` bytes of them; who asks for more waits in line."""
+class Waiter:
+    """Somebody in line for a block."""
 
-    def __init__(self, total: int) -> None:
+    __slots__ = ("_pool", "block", "call", "rank", "since", "size")
+
+    def __init__(
+        self, pool: BufferPool, size: int, call: Callable[[Block], None], rank: Rank, since: float
+    ) -> None:
+        self._pool = pool
+        self.size = size
+        self.call = call
+        self.rank = rank
+        self.since = since
+        self.block: Block | None = None
+
+    def cancel(self) -> None:
+        """Leave the line; a block that was not taken into use is given back."""
+        self._pool.leave(self)
+
+
+class BufferPool:
+    """Lends blocks, at most `total` bytes of them; who asks for more waits in line.
+
+    Args:
+        total: bytes.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._total = total
         self._allocated = 0
+        self._aside = 0
         self._free: dict[int, list[Block]] = {size: [] for size in SIZES}
-        self._waiting: deque[tuple[int, anyio.Event, list[Block]]] = deque()
+        self._waiting: list[Waiter] = []
 
     @property
     def lent(self) -> int:
@@ -59,39 +92,74 @@ class BufferPool:
         """A block of `size` bytes (one of `SIZES`), None if there is none or others wait."""
         return None if self._waiting else self._grab(size)
 
-    async def take(self, size: int) -> Block:
-        """A block of `size` bytes (one of `SIZES`). Cancelled: nothing is held."""
+    async def take(self, size: int, rank: Rank = ()) -> Block:
+        """A block of `size` bytes (one of `SIZES`), once there is one. Cancelled: none is held.
+
+        Args:
+            size: bytes.
+            rank: as `when_free()`.
+        """
         block = self.take_nowait(size)
         if block is not None:
             return block
         event = anyio.Event()
-        slot: list[Block] = []
-        self._waiting.append((size, event, slot))
+        waiter = self.when_free(size, lambda _: event.set(), rank)
         try:
             await event.wait()
         except BaseException:
-            if slot:
-                self.give(slot[0])
-            else:
-                self._waiting = deque(entry for entry in self._waiting if entry[1] is not event)
-                self._serve()
+            waiter.cancel()
             raise
-        return slot[0]
+        assert waiter.block is not None
+        return waiter.block
+
+    def when_free(self, size: int, call: Callable[[Block], None], rank: Rank = ()) -> Waiter:
+        """Have `call` called with a block later: for who has just been given none.
+
+        Args:
+            size: bytes (one of `SIZES`).
+            call: owns the block it is given; called on the loop, must not wait.
+            rank: who is lowest is served first, unless somebody has waited for `MOST_WAIT` seconds.
+        """
+        waiter = Waiter(self, size, call, rank, self._clock())
+        self._waiting.append(waiter)
+        return waiter
+
+    def put_aside(self, size: int) -> bool:
+        """Whether a block of `size` bytes may be kept for later: two thirds may, together."""
+        if self._aside + size > self._total * 2 // 3:
+            return False
+        self._aside += size
+        return True
+
+    def take_back(self, size: int) -> None:
+        """A block that was put aside is used, or given back."""
+        self._aside -= size
 
     def give(self, block: Block) -> None:
-        """Return a block; whoever waits longest gets the room."""
+        """Return a block; whoever waits gets the room."""
         self._free[block.size].append(block)
-        self._serve()
+        if self._waiting:
+            self._serve()
+
+    def leave(self, waiter: Waiter) -> None:
+        """As `Waiter.cancel()`."""
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+            self._serve()  # who is next may want less
+        elif waiter.block is not None:
+            self.give(waiter.block)
 
     def _serve(self) -> None:
         while self._waiting:
-            size, event, slot = self._waiting[0]
-            block = self._grab(size)
+            waiter = self._waiting[0]
+            if self._clock() - waiter.since < MOST_WAIT:
+                waiter = min(self._waiting, key=lambda one: one.rank)
+            block = self._grab(waiter.size)
             if block is None:
                 return
-            self._waiting.popleft()
-            slot.append(block)
-            event.set()
+            self._waiting.remove(waiter)
+            waiter.block = block
+            waiter.call(block)
 
     def _grab(self, size: int) -> Block | None:
         if self._free[size]:

@@ -63,8 +63,18 @@ class Context(Protocol):
     def heard(self, lease: Lease) -> None:
         """Bytes went by that nobody wants: its server is not silent."""
 
+    def now(self) -> float:
+        """Seconds, monotonic."""
+        ...
+
+    def hold(self, lease: Lease) -> None:
+        """From here on nothing is read for the lease, for reasons of our own."""
+
+    def listen(self, lease: Lease) -> None:
+        """Reading goes on."""
+
     def held(self, lease: Lease) -> AbstractContextManager[None]:
-        """Inside, nothing is read for the lease, for reasons of our own."""
+        """`hold()`, and at the end `listen()`."""
         ...
 
     def recorded(self, count: int) -> None:
@@ -75,6 +85,9 @@ class Context(Protocol):
 
     def remove_job(self, job: Job) -> None:
         """A file wants no more bytes; its requests are taken back."""
+
+    def frontier_moved(self) -> None:
+        """What was too far ahead may be asked for now."""
 
     def more_work(self) -> None:
         """There may be something to fetch again."""

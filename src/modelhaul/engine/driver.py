@@ -281,13 +281,22 @@ class Engine:
         self._last_news = self._clock()
         self._scheduler.hear(lease, self._last_news)
 
+    def now(self) -> float:
+        return self._clock()
+
+    def hold(self, lease: Lease) -> None:
+        self._scheduler.hold(lease)
+
+    def listen(self, lease: Lease) -> None:
+        self._scheduler.hear(lease, self._clock())
+
     @contextmanager
     def held(self, lease: Lease) -> Iterator[None]:
-        self._scheduler.hold(lease)
+        self.hold(lease)
         try:
             yield
         finally:
-            self._scheduler.hear(lease, self._clock())
+            self.listen(lease)
 
     def recorded(self, count: int) -> None:
         self._budget.earn(count)
@@ -301,6 +310,10 @@ class Engine:
         for lease in self._scheduler.remove(job):
             self._revoke(lease)
         self._dispatch()
+
+    def frontier_moved(self) -> None:
+        if self._scheduler.blocked:
+            self._dispatch()
 
     def more_work(self) -> None:
         self._last_news = anyio.current_time()

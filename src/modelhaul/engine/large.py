@@ -19,13 +19,14 @@ from modelhaul.core.span import Span, SpanSet
 from modelhaul.core.transfer import Change, State, step
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Context
+from modelhaul.engine.hasher import Hasher
 from modelhaul.engine.pieces import Piece, PieceWriter
 from modelhaul.engine.task import LeaseReceiver, Order, Task
 from modelhaul.errors import HaulError, IntegrityError, Occupied, StorageError, single_error
 from modelhaul.events import FileProgress, FileStarted, Note, Repairing, Waiting
 from modelhaul.store import osfile
 from modelhaul.store.claim import Claim, Wanted, claim, crc_of, read_runs
-from modelhaul.store.hashing import STEP, Follower
+from modelhaul.store.hashing import STEP
 from modelhaul.store.index import Entry, Known
 from modelhaul.store.osfile import Stamp
 from modelhaul.store.sink import check_unchanged
@@ -33,8 +34,6 @@ from modelhaul.store.sink import check_unchanged
 MIB = 1 << 20
 BARRIER_SECONDS = 1.0
 BARRIER_BYTES = 256 * MIB
-#: Bytes hashed per thread call: short enough to stop soon, long enough to cost nothing.
-HASH_STEP = 32 * MIB
 #: Seconds between looks at a lock that another process holds.
 LOCK_POLL = 0.25
 #: How long a stop may wait for the last bytes to be handed over.
@@ -58,13 +57,14 @@ class LargeFile(Task):
         self._aborted: HaulError | None = None
         self._have = SpanSet()
         self._most = 0  # bytes recorded at the best moment: only more than that is progress
-        self._writer = PieceWriter(context, received=self._received, written=self._wrote)
+        self._hasher = Hasher(context, frontier=self._frontier, advanced=self._hashed)
+        self._writer = PieceWriter(
+            context, received=self._received, written=self._wrote, keep=self._hasher.keep
+        )
         self._unsynced = SpanSet()
         self._since_barrier = 0
-        self._follower = Follower()
         self._refetches = 0
         self._mends = 0
-        self._wake_hasher = anyio.Event()
         self._wake_barrier = anyio.Event()
         self._wake_prover = anyio.Event()
 
@@ -78,6 +78,14 @@ class LargeFile(Task):
         self.tally.fetched += count
         self.tally.last_byte = self.context.received(lease, count)
 
+    def _frontier(self) -> int:
+        """End of the contiguous prefix that is written."""
+        return self._have.frontier()
+
+    def _hashed(self) -> None:
+        """More of it is hashed."""
+        self._wake_prover.set()
+
     def abort(self, error: HaulError) -> None:
         self._aborted = error
         self._wake_prover.set()
@@ -87,7 +95,7 @@ class LargeFile(Task):
             path=self.order.file.path,
             size=self._size,
             done=min(self._size, self._have.total + self._writer.pending),
-            verified=self._follower.position,
+            verified=self._hasher.position,
             rate=sum(lease.rate for lease in self.ranges.leases),
         )
 
@@ -192,7 +200,7 @@ class LargeFile(Task):
             async with anyio.create_task_group() as group:
                 group.start_soon(self._writer.run, self._claimed)
                 group.start_soon(self._writer.keep_records)
-                group.start_soon(self._follow)
+                group.start_soon(self._hasher.run, self._claimed.part)
                 group.start_soon(self._keep_barriers)
                 self._check_arrival()
                 while not await self._prove():
@@ -217,7 +225,8 @@ class LargeFile(Task):
             self.context.recorded(self._have.total - self._most)
             self._most = self._have.total
         self.ranges.frontier = self._have.frontier()
-        self._wake_hasher.set()
+        self.context.frontier_moved()
+        self._hasher.wake()
         if self._since_barrier >= BARRIER_BYTES:
             self._wake_barrier.set()
         self._check_arrival()
@@ -264,28 +273,15 @@ class LargeFile(Task):
 
     # -- 4: proof ------------------------------------------------------------------------------
 
-    async def _follow(self) -> None:
-        """Hash the contiguous prefix as it grows."""
-        part = self._claimed.part
-        while True:
-            follower, frontier = self._follower, self._have.frontier()
-            if follower.position < frontier:
-                stop = min(frontier, follower.position + HASH_STEP)
-                await self.context.threads.hash(follower.advance, part, stop)
-                self._wake_prover.set()
-            else:
-                self._wake_hasher = anyio.Event()
-                await self._wake_hasher.wait()
-
     async def _prove(self) -> bool:
         """Wait for the last byte and the digest; False if bytes have to be fetched again."""
-        while self.state is not State.PROVING or self._follower.position < self._size:
+        while self.state is not State.PROVING or self._hasher.position < self._size:
             if self._aborted is not None:
                 raise self._aborted
             await self._wake_prover.wait()
             self._wake_prover = anyio.Event()
         expected = self.order.file.sha256
-        if expected is None or self._follower.hexdigest() == expected:
+        if expected is None or self._hasher.hexdigest() == expected:
             self._change(Change.PROVEN)
             return True
         await self._repair(expected)
@@ -310,7 +306,7 @@ class LargeFile(Task):
             await self.context.threads.write(self._claimed.discard)
             origins = ", ".join(self.tally.sources) or "the part on disk"
             raise IntegrityError(
-                f"{self.order.file.path}: SHA-256 is {self._follower.hexdigest()},"
+                f"{self.order.file.path}: SHA-256 is {self._hasher.hexdigest()},"
                 f" should be {expected} (fetched twice, from {origins})",
                 hint="source and listing disagree; nothing was left under its name",
             )
@@ -320,10 +316,10 @@ class LargeFile(Task):
         for span in wrong:
             self._have.remove(span)
             self._unsynced.remove(span)
-        self._follower = Follower()
+        self._hasher.restart()
         self.ranges.frontier = self._have.frontier()
         self.ranges.todo = wrong
-        self._wake_hasher.set()
+        self._hasher.wake()
         self.context.more_work()
 
     def _damaged(self) -> SpanSet:
@@ -371,7 +367,7 @@ class LargeFile(Task):
         """Barrier, rename, folder sync; then the journal goes and the memory learns of it."""
         claimed, placement, file = self._claimed, self.order.placement, self.order.file
         proven_at = anyio.current_time()
-        digest = self._follower.hexdigest()
+        digest = self._hasher.hexdigest()
         validator = file.validator if file.sha256 is None else None
 
         def publish() -> None:
@@ -408,4 +404,5 @@ class LargeFile(Task):
                     await self._writer.salvage(self._claim, STOP_SECONDS)
         finally:
             self._writer.close()
+            self._hasher.close()
             self._claim.close()

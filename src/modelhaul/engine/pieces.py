@@ -18,7 +18,7 @@ from zlib_ng.zlib_ng import crc32
 from modelhaul.core.journal import Have, Record
 from modelhaul.core.scheduler import Lease
 from modelhaul.core.span import Span, chunk_stop
-from modelhaul.engine.buffers import Block
+from modelhaul.engine.buffers import Block, Rank, Waiter
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import LeaseReceiver
 from modelhaul.net.transport import Answer
@@ -83,6 +83,7 @@ class PieceReceiver(LeaseReceiver):
         self._fill = 0
         self._start = lease.position
         self._begun = 0.0
+        self._waiter: Waiter | None = None
 
     @property
     def held(self) -> int:
@@ -97,10 +98,14 @@ class PieceReceiver(LeaseReceiver):
         return 0 if self.lease.revoked else self.lease.remaining
 
     async def wait_buffer(self) -> memoryview:
+        view = self.buffer_nowait()
+        if view is not None:
+            return view
+        self._leave_line()
         with self._context.held(self.lease):
             await self._context.wait_throttle()
             if self._block is None:
-                self._begin(await self._context.pool.take(self._block_size()))
+                self._begin(await self._context.pool.take(self._block_size(), self._rank()))
         return self._room()
 
     def buffer_nowait(self) -> memoryview | None:
@@ -113,13 +118,35 @@ class PieceReceiver(LeaseReceiver):
             self._begin(block)
         return self._room()
 
+    def when_buffer(self, call: Callable[[], None]) -> bool:
+        if self._block is not None or self._context.throttled():
+            return False
+
+        def lend(block: Block) -> None:
+            self._waiter = None
+            self._begin(block)
+            self._context.listen(self.lease)
+            call()
+
+        self._context.hold(self.lease)
+        self._waiter = self._context.pool.when_free(self._block_size(), lend, self._rank())
+        return True
+
+    def _leave_line(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.cancel()
+
+    def _rank(self) -> Rank:
+        return self.lease.job.key, self.lease.position
+
     def _block_size(self) -> int:
         context = self._context
         return context.pool.block_size(self.lease.remaining, context.lanes.capacity())
 
     def _begin(self, block: Block) -> None:
         self._block, self._fill, self._start = block, 0, self.lease.position
-        self._begun = anyio.current_time()
+        self._begun = self._context.now()
 
     def _room(self) -> memoryview:
         """What is free of the block, as far as it is wanted: the lease may have been shortened."""
@@ -161,6 +188,7 @@ class PieceReceiver(LeaseReceiver):
         """Nothing: a range proves nothing by itself."""
 
     def close(self) -> None:
+        self._leave_line()
         self.hand_over()
         self._writer.put(Piece(self.lease, self.lease.position, None, 0, last=True))
         self._writer.receiver_closed(self)
@@ -174,6 +202,8 @@ class PieceWriter:
         received: called with each lease and number of bytes that arrive.
         written: called after each batch with the pieces that were written and the runs that were
             recorded.
+        keep: offered each block that was written, with its offset and length; takes it over if it
+            returns True.
     """
 
     def __init__(
@@ -182,11 +212,13 @@ class PieceWriter:
         *,
         received: Callable[[Lease, int], None],
         written: Callable[[list[Piece], list[Have]], None],
+        keep: Callable[[int, Block, int], bool],
     ) -> None:
         self.context = context
         self.received = received
         self.receivers: set[PieceReceiver] = set()
         self._written = written
+        self._keep = keep
         self._queue: deque[Piece] = deque()
         self._put = 0
         self._stored = 0
@@ -275,7 +307,9 @@ class PieceWriter:
         for piece in pieces:
             self._queue.popleft()
             self._stored += 1
-            self._give_back(piece)
+            block = piece.block
+            if block is not None and not self._keep(piece.offset, block, piece.length):
+                self.context.pool.give(block)
         self._written(pieces, recorded)
         self._batch_done.set()
         self._batch_done = anyio.Event()

@@ -7,6 +7,7 @@ durable at once: every part synced, only then every part renamed, then one sync 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,9 @@ class WholeReceiver(LeaseReceiver):
         if self._block is None or self._fill == self._block.size:
             return None
         return self._room(self._block)
+
+    def when_buffer(self, call: Callable[[], None]) -> bool:
+        return False  # what fills the block has to be written first
 
     def _block_size(self) -> int:
         context = self._file.context

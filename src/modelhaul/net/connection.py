@@ -10,6 +10,7 @@ Heads are parsed by h11, and so are bodies that are framed otherwise than by the
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -22,6 +23,13 @@ from modelhaul.net.push import commit, cut_short
 from modelhaul.net.transport import MAX_HEADER, Answer, Receiver
 
 _SCRATCH = 1 << 14
+#: On a long line bytes come in small pieces, and each costs a look at everything. So the kernel is
+#: asked to gather what comes in so many seconds, up to so many bytes. Looked at anew so often, in
+#: seconds: a line that gets slower must not look silent.
+_GATHER_SECONDS = 0.02
+_GATHER_MOST = 1 << 18
+_GATHER_LEAST = 1 << 14
+_LOOK_SECONDS = 0.1
 #: Bodies of redirects and errors up to this size are read, so that the connection can be kept.
 _WORTH_READING = 1 << 14
 
@@ -56,16 +64,22 @@ class Connection(asyncio.BufferedProtocol):
         self._paused = False
         self._over = False
         self._failure: Exception | None = None
-        self._changed = anyio.Event()
-        self._closed = anyio.Event()
+        self._changed = asyncio.Event()
+        self._closed = asyncio.Event()
         self._parser: h11.Connection | None = None
         self._ended = False  # the parser knows that no more bytes will come
         self._url = ""
         self._timeout = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._silent = False
+        self._gather = 1
+        self._left_then = 0
         self._used = False
         #: When the last byte came, by the loop's clock.
         self.heard = self._loop.time()
         self.keeps_alive = True
+        #: For what the loop has no name for; set by who made it.
+        self.socket: socket.socket | None = None
 
     # -- called by the loop --------------------------------------------------------------------
 
@@ -99,11 +113,15 @@ class Connection(asyncio.BufferedProtocol):
         try:
             receiver.commit(nbytes)
             self._left -= nbytes
+            if self._left < self._gather:
+                self._set_gather(max(1, self._left))
             if self._left == 0:
                 self._receiver = None
                 self._changed.set()
-            elif receiver.wanted() <= 0 or receiver.buffer_nowait() is None:
+            elif receiver.wanted() <= 0:
                 self._pause()
+            elif receiver.buffer_nowait() is None:
+                self._starve(receiver)
         except Exception as error:  # noqa: BLE001
             # As above.
             self._fail(error)
@@ -119,10 +137,25 @@ class Connection(asyncio.BufferedProtocol):
         self._closed.set()
 
     def _pause(self) -> None:
+        """Stop reading, and have the request look what is to be done."""
+        self._stop_reading()
+        self._changed.set()
+
+    def _stop_reading(self) -> None:
         if not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        self._changed.set()
+
+    def _starve(self, receiver: Receiver) -> None:
+        """No memory: read on when there is some, without waking the request if that can be."""
+        self._stop_reading()
+        if not receiver.when_buffer(self._fed):
+            self._changed.set()
+
+    def _fed(self) -> None:
+        if self._receiver is not None:
+            self.heard = self._loop.time()
+            self._resume()
 
     def _resume(self) -> None:
         if self._paused and self._transport is not None and not self._transport.is_closing():
@@ -214,7 +247,7 @@ class Connection(asyncio.BufferedProtocol):
         while not self._loose:
             if self._over:
                 return b""
-            self._changed = anyio.Event()
+            self._changed = asyncio.Event()
             self._resume()
             await self._changed.wait()
         piece = bytes(self._loose)
@@ -260,11 +293,9 @@ class Connection(asyncio.BufferedProtocol):
                 continue
             if self._over:
                 raise cut_short(url, length - self._left, length)
-            if receiver.buffer_nowait() is None:
-                if not await receiver.wait_buffer():
-                    return
-                continue
-            self._changed = anyio.Event()
+            if receiver.buffer_nowait() is None and not await receiver.wait_buffer():
+                return
+            self._changed = asyncio.Event()
             self._receiver = receiver
             try:
                 self.heard = self._loop.time()
@@ -284,22 +315,45 @@ class Connection(asyncio.BufferedProtocol):
         self._loose += rest
 
     async def _wait_change(self, url: str, idle: float) -> None:
-        """Wait until the request has something to do; a timer of the loop costs less than a scope.
+        """Wait until the request has something to do.
 
         Raises:
-            TimedOut: nothing came for `idle` seconds.
+            TimedOut: nothing came for `idle` seconds, while it could.
         """
-        while not self._changed.is_set():
-            changed = self._changed
-            timer = self._loop.call_at(self.heard + idle, changed.set)
-            try:
-                await changed.wait()
-            finally:
-                timer.cancel()
-            if self._loop.time() - self.heard < idle:
-                return
-            if self._left and not (self._over or self._paused or self._failure):
-                raise TimedOut(f"{shown(url)} says nothing any more")
+        self._silent = False
+        self._left_then = self._left
+        self._look(idle)
+        try:
+            await self._changed.wait()
+        finally:
+            assert self._timer is not None
+            self._timer.cancel()
+            self._set_gather(1)
+        if self._silent and self._left and not (self._over or self._failure):
+            raise TimedOut(f"{shown(url)} says nothing any more")
+
+    def _look(self, idle: float) -> None:
+        """Look for silence, again and again: costs less than a deadline that every piece moves."""
+        now = self._loop.time()
+        if self._paused:  # for want of memory: that is not the server's silence
+            self.heard = now
+        if now - self.heard >= idle:
+            self._silent = True
+            self._changed.set()
+            return
+        rate = (self._left_then - self._left) / _LOOK_SECONDS
+        self._left_then = self._left
+        worth = int(min(rate * _GATHER_SECONDS, _GATHER_MOST, self._left))
+        self._set_gather(worth if worth >= _GATHER_LEAST else 1)
+        self._timer = self._loop.call_at(
+            min(self.heard + idle, now + _LOOK_SECONDS), self._look, idle
+        )
+
+    def _set_gather(self, count: int) -> None:
+        """Wake up only for so many bytes, or for the end of the connection."""
+        if count != self._gather and self.socket is not None and self.socket.fileno() >= 0:
+            self._gather = count
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     # -- a body in chunks, or until the connection ends ----------------------------------------
 

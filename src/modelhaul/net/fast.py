@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -179,6 +180,7 @@ class FastTransport:
             raise connect_failed(where, error) from error
         except EOFError as error:
             raise ConnectFailed(f"no connection to {where}: the handshake was cut") from error
+        connection.socket = sock if sys.platform == "linux" else None
         return connection
 
     async def _resolve(self, route: _Route) -> list[Any]:

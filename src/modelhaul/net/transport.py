@@ -6,7 +6,7 @@ has filled. That is what lets a fast path receive from the socket straight into 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -87,6 +87,13 @@ class Receiver(Protocol):
 
     def buffer_nowait(self) -> memoryview | None:
         """The same without waiting: None if there is none at once. Two calls give the same."""
+        ...
+
+    def when_buffer(self, call: Callable[[], None]) -> bool:
+        """After `buffer_nowait()` gave None: have `call` called once it gives memory.
+
+        False if that cannot be promised; then only `wait_buffer()` helps. Ends with the request.
+        """
         ...
 
     def commit(self, count: int) -> None:

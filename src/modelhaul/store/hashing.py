@@ -39,8 +39,12 @@ class Follower:
                     OSError(5, "the file is shorter than what was written"),
                     f"reading {part.path}",
                 )
-            self._sha256.update(view[:count])
-            self.position += count
+            self.feed(view[:count])
+
+    def feed(self, data: memoryview) -> None:
+        """Hash the bytes that come next, out of memory."""
+        self._sha256.update(data)
+        self.position += len(data)
 
     def hexdigest(self) -> str:
         """The digest of the first `position` bytes."""

@@ -164,6 +164,9 @@ class _Nothing(Receiver):
     def buffer_nowait(self) -> memoryview:
         return memoryview(bytearray(self._left))
 
+    def when_buffer(self, call: Callable[[], None]) -> bool:
+        return False  # there always is one
+
     def commit(self, count: int) -> None:
         self._left -= count
 

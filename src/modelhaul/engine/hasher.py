@@ -1,0 +1,150 @@
+"""SHA-256 of one large file's contiguous prefix, following the frontier as it grows.
+
+Written blocks are kept until the hashing has passed them, where memory allows: reading them back
+costs a copy, and two changes of thread per 64 KiB. What lies behind a gap is kept only within a
+share of the pool, the nearest first. What was not kept is read back from the part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+
+from modelhaul.engine.buffers import Block
+from modelhaul.engine.context import Context
+from modelhaul.store.hashing import Follower
+from modelhaul.store.sink import PartFile
+
+MIB = 1 << 20
+#: Bytes read back and hashed per thread call: short enough to stop soon, long enough to cost
+#: nothing.
+HASH_STEP = 32 * MIB
+#: Bytes hashed out of memory per thread call: their blocks come back when it returns.
+MEMORY_STEP = 8 * MIB
+
+
+class Hasher:
+    """The digest of a growing prefix, and the blocks it still needs.
+
+    Args:
+        context: the run.
+        frontier: end of the contiguous prefix that is written, in bytes.
+        advanced: called whenever more of it is hashed.
+    """
+
+    def __init__(
+        self, context: Context, *, frontier: Callable[[], int], advanced: Callable[[], None]
+    ) -> None:
+        self._context = context
+        self._frontier = frontier
+        self._advanced = advanced
+        self._wake = anyio.Event()
+        self._kept: dict[int, tuple[Block, int]] = {}  # by offset: written, not hashed yet
+        self._restart()
+
+    def _restart(self) -> None:
+        self._follower = Follower()
+        self._at = 0  # end of what is hashed, or being hashed
+        self._joined = 0  # from there on, end of what is kept without a gap
+
+    @property
+    def position(self) -> int:
+        """Bytes hashed so far."""
+        return self._follower.position
+
+    def hexdigest(self) -> str:
+        """The digest of the first `position` bytes."""
+        return self._follower.hexdigest()
+
+    def wake(self) -> None:
+        """The frontier may have moved."""
+        self._wake.set()
+
+    def keep(self, offset: int, block: Block, length: int) -> bool:
+        """Take over a block whose first `length` bytes are written at `offset`.
+
+        False if it would not help, or if the memory is wanted elsewhere: it stays the caller's.
+        """
+        if not length or offset < self._joined:
+            return False
+        if offset > self._joined and not self._put_aside(offset, block.size):
+            return False
+        self._kept[offset] = block, length
+        if offset == self._joined:
+            self._joined += length
+            self._join()
+        return True
+
+    def _put_aside(self, offset: int, size: int) -> bool:
+        """Find room for a block behind a gap; those that are farther away give way."""
+        while not self._context.pool.put_aside(size):
+            farthest = max(self._kept, default=0)
+            if farthest <= offset:
+                return False
+            block, _ = self._kept.pop(farthest)
+            self._context.pool.take_back(block.size)
+            self._context.pool.give(block)
+        return True
+
+    def _join(self) -> None:
+        """What was behind a gap that is closed now is no longer aside."""
+        self._joined = max(self._joined, self._at)
+        while (found := self._kept.get(self._joined)) is not None:
+            block, length = found
+            self._context.pool.take_back(block.size)
+            self._joined += length
+
+    async def run(self, part: PartFile) -> None:
+        """Hash what is written, until cancelled.
+
+        Raises:
+            StorageError: it cannot be read back.
+        """
+        while True:
+            if offsets := self._next_kept():
+                pieces = [self._kept[offset] for offset in offsets]
+                self._at = offsets[-1] + pieces[-1][1]
+                # Kept until the call has returned, even if it is not waited for.
+                await self._context.threads.hash(self._feed, pieces)
+                for offset in offsets:
+                    self._context.pool.give(self._kept.pop(offset)[0])
+            elif (stop := self._next_stop()) > self._at:
+                self._at = stop
+                self._join()
+                await self._context.threads.hash(self._follower.advance, part, stop)
+            else:
+                self._wake = anyio.Event()
+                await self._wake.wait()
+                continue
+            self._advanced()
+
+    def _next_kept(self) -> list[int]:
+        """Offsets of the kept blocks that come next, for one thread call."""
+        offsets, at = [], self._at
+        while at in self._kept and at < self._at + MEMORY_STEP:
+            offsets.append(at)
+            at += self._kept[at][1]
+        return offsets
+
+    def _next_stop(self) -> int:
+        """How far to read back: up to the frontier, or to what is in memory."""
+        return min(self._frontier(), self._at + HASH_STEP, *self._kept)
+
+    def _feed(self, pieces: list[tuple[Block, int]]) -> None:
+        """In a thread: hash out of memory."""
+        for block, length in pieces:
+            self._follower.feed(block.view[:length])
+
+    def restart(self) -> None:
+        """Begin again at byte 0: bytes will be written anew. No call of `run` may be under way."""
+        self.close()
+        self._restart()
+
+    def close(self) -> None:
+        """Give all memory back."""
+        for offset, (block, _) in self._kept.items():
+            if offset >= self._joined:
+                self._context.pool.take_back(block.size)
+            self._context.pool.give(block)
+        self._kept.clear()
