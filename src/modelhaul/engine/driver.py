@@ -29,6 +29,7 @@ from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Options
 from modelhaul.engine.copies import CopyFile
 from modelhaul.engine.failures import Failures
+from modelhaul.engine.hedging import Hedges
 from modelhaul.engine.lanes import Lane, Lanes
 from modelhaul.engine.large import LargeFile
 from modelhaul.engine.locations import Location
@@ -42,6 +43,7 @@ from modelhaul.errors import (
     ProtocolError,
     Stalled,
     StorageError,
+    TransportError,
     single_error,
 )
 from modelhaul.events import (
@@ -58,6 +60,8 @@ from modelhaul.store.index import ProvenIndex
 
 TICK = 0.1
 PROGRESS_EVERY = 0.25
+#: Seconds without a limit after which rates are those of the line again.
+_UNLIMITED = 1.0
 #: Large files that may be open beyond need, so that one can be proven while the next is fetched.
 _OPEN_AHEAD = 2
 
@@ -111,6 +115,8 @@ class Engine:
         )
         self._locations: dict[tuple[int, int], Location] = {}
         self._askings: dict[Lease, Asking] = {}
+        self._hedges = Hedges(self, self._scheduler, self._tasks, revoke=self._revoke)
+        self._limited_at = -math.inf  # when the disk or the user's limit last set the pace
         self._large: deque[LargeFile] = deque()
         self._whole: deque[WholeFile] = deque()
         self._copies: dict[str, list[CopyFile]] = {}
@@ -190,6 +196,7 @@ class Engine:
         for at, source in enumerate(order.sources):
             self._locations[key, at] = Location(source)
         job = Job(key=key, size=size, sources=sources, whole=whole)
+        self._hedges.allowance.total += size or 0
         if whole:
             file = WholeFile(order, job, self, self._batch)
             self._whole.append(file)
@@ -268,6 +275,13 @@ class Engine:
         now = self._clock()
         self._scheduler.advance(lease, count, now)
         self._last_news = now
+        self._count(lease, count, now)
+        return now
+
+    def repeated(self, lease: Lease, count: int) -> None:
+        self._count(lease, count, self._clock())
+
+    def _count(self, lease: Lease, count: int, now: float) -> None:
         self.meter.received += count
         asking = self._askings.get(lease)
         if asking is not None:
@@ -275,7 +289,6 @@ class Engine:
         if self._throttle is not None:
             delay = self._throttle.spend(count, now)
             self._debt_until = now + delay
-        return now
 
     def heard(self, lease: Lease) -> None:
         self._last_news = self._clock()
@@ -375,12 +388,28 @@ class Engine:
                 self._idle = any(lane.active and lane.has_room() for lane in self.lanes)
                 return
             self._idle = False
-            task = self._tasks[lease.job.key]
-            location = self._locations[lease.job.key, lease.job.sources.index(lease.source)]
-            asking = Asking(task, lease, location, self.lanes, self._lane(lease.source))
-            self.meter.most_connections = max(self.meter.most_connections, self.lanes.active)
-            self._askings[lease] = asking
-            self._group.start_soon(self._fetch, asking)
+            self._start(lease)
+
+    def _start(self, lease: Lease) -> None:
+        """Make the request of a lease."""
+        assert self._group is not None
+        task = self._tasks[lease.job.key]
+        location = self._locations[lease.job.key, lease.job.sources.index(lease.source)]
+        asking = Asking(task, lease, location, self.lanes, self._lane(lease.source))
+        self.meter.most_connections = max(self.meter.most_connections, self.lanes.active)
+        self._askings[lease] = asking
+        self._group.start_soon(self._fetch, asking)
+
+    def _hedge(self, now: float, *, limited: bool) -> None:
+        """Have late requests made a second time, if a slow connection says anything now."""
+        if limited or self.throttled():
+            self._limited_at = now
+        if self._idle and now - self._limited_at >= _UNLIMITED:
+            while self.lanes.has_room():
+                lease = self._hedges.begin(now, self._usable)
+                if lease is None:
+                    return
+                self._start(lease)
 
     def _lane(self, source: SourceState) -> Lane:
         return self.lanes.lane(source.host.name)
@@ -392,7 +421,7 @@ class Engine:
     async def _fetch(self, asking: Asking) -> None:
         """One request, from the lease to the judgement of it."""
         lease = asking.lease
-        receiver = asking.task.receiver(lease)
+        receiver = self._hedges.receiver(lease) or asking.task.receiver(lease)
         failure: HaulError | None = None
         try:
             with asking.scope:
@@ -413,9 +442,14 @@ class Engine:
             receiver.close()
             asking.free()
             del self._askings[lease]
-            self._scheduler.close(lease)
-        if asking.scope.cancelled_caught:
-            self._taken_back(asking)
+            overtaken = self._hedges.close(lease)
+        if lease.rival is not None:
+            if failure is not None and not lease.revoked:
+                self._failures.hedge_failed(asking, failure)
+        elif asking.scope.cancelled_caught or (
+            lease.revoked and isinstance(failure, TransportError)
+        ):
+            self._taken_back(asking, overtaken=overtaken)
         elif failure is not None:
             self._failures.failed(asking, failure)
         else:
@@ -426,9 +460,12 @@ class Engine:
         self._feed()
         self._dispatch()
 
-    def _taken_back(self, asking: Asking) -> None:
-        """We ended the request ourselves."""
+    def _taken_back(self, asking: Asking, *, overtaken: bool) -> None:
+        """We ended the request ourselves; `overtaken` if a hedge goes on with it."""
         job = asking.lease.job
+        if overtaken:
+            self._failures.retrying(asking, "a second connection goes on in its place")
+            return
         if job.whole and asking.task.result is None:
             self._scheduler.again(job)
         elif not self._scheduler.knows(job):
@@ -451,6 +488,7 @@ class Engine:
                 self._revoke(lease)
             self._feed()
             self._dispatch()
+            self._hedge(now, limited=limited)
             self._check_patience(now)
             if now - shown >= PROGRESS_EVERY:
                 shown = now

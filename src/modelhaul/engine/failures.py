@@ -61,6 +61,8 @@ class Failures:
         judgement = judge(error, signed=asking.signed)
         if judgement.give_up:
             task.fail(error)
+            for lease in job.leases:
+                self._revoke(lease)
             return
         costs = self._carry_out(judgement, asking, error)
         if not source.alive:
@@ -74,8 +76,12 @@ class Failures:
             return
         else:
             self.retrying(asking, error.message)
-        if job.whole:
+        if job.whole and not job.leases:  # else a hedge has taken it over
             self._scheduler.again(job)
+
+    def hedge_failed(self, asking: Asking, error: HaulError) -> None:
+        """A hedge failed. Its bytes have an owner: only what it says of the origin counts."""
+        self._tell_origin(judge(error, signed=asking.signed), asking, error)
 
     def retrying(self, asking: Asking, reason: str) -> None:
         """Tell the listener that bytes will be asked for again."""
@@ -93,13 +99,24 @@ class Failures:
 
     def _carry_out(self, judgement: Judgement, asking: Asking, error: HaulError) -> bool:
         """Tell origin, source and address; True if the next try costs from the budget."""
-        now = anyio.current_time()
-        lane, source, lease = asking.lane, asking.lease.source, asking.lease
-        counts = True  # requests that fail together are one failure
+        source, lease = asking.lease.source, asking.lease
         useful = not lease.job.whole and lease.position - lease.start >= USEFUL
         if useful:
             # Whatever ended it, it worked: a line that is cut every megabyte goes on for ever.
-            lane.health.good()
+            asking.lane.health.good()
+        counts = self._tell_origin(judgement, asking, error)
+        if judgement.ignored:
+            source.ignored()
+        if judgement.fault and counts:
+            source.fault()
+        if judgement.drop:
+            source.alive = False
+        return judgement.costs and counts and not useful
+
+    def _tell_origin(self, judgement: Judgement, asking: Asking, error: HaulError) -> bool:
+        """Tell origin and address; False if the failure came with others that counted."""
+        now, lane = anyio.current_time(), asking.lane
+        counts = True  # requests that fail together are one failure
         if judgement.slower:
             lane.pace.refused(now, lane.active)
         if judgement.pause is not None:
@@ -108,15 +125,9 @@ class Failures:
             counts = lane.health.bad(now, chance=self._chance(), reason=error.message)
         if judgement.expire and asking.target is not None:
             counts = asking.location.expire(asking.target)
-        if judgement.ignored:
-            source.ignored()
-        if judgement.fault and counts:
-            source.fault()
-        if judgement.drop:
-            source.alive = False
         if judgement.gone:
             self._drop_origin(lane.host, error)
-        return judgement.costs and counts and not useful
+        return counts
 
     def _drop_origin(self, host: Host, error: HaulError) -> None:
         """An origin wants to be left alone for longer than a run: no file asks it any more."""
