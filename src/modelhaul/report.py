@@ -26,6 +26,8 @@ class FileResult:
         sha256: digest of the content in hex, proven or computed here; None if not known.
         verified: the digest was stated by the hub or the caller, and the bytes have it.
         fetched: payload bytes received over the network, repeats included.
+        hedged: bytes of `fetched` that came twice because a connection was late and a second one
+            was asked for the same.
         reused: bytes that lay on disk already and were not fetched.
         proof_seconds: seconds from the last byte to the verdict; None if nothing was fetched.
         sources: where the bytes came from, as `scheme://host[:port]`.
@@ -39,6 +41,7 @@ class FileResult:
     sha256: str | None = None
     verified: bool = False
     fetched: int = 0
+    hedged: int = 0
     reused: int = 0
     proof_seconds: float | None = None
     sources: tuple[str, ...] = ()
@@ -78,6 +81,11 @@ class Report:
     def fetched(self) -> int:
         """Payload bytes received over the network."""
         return sum(file.fetched for file in self.files)
+
+    @property
+    def hedged(self) -> int:
+        """Bytes of those that came twice because a connection was late."""
+        return sum(file.hedged for file in self.files)
 
     @property
     def reused(self) -> int:

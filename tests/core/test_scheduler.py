@@ -132,6 +132,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.removed: list[Job] = []
         self.waiting: list[Job] = []
         self.out: list[Lease] = []
+        self.hedges: list[Lease] = []
         self.arrived: dict[int, list[tuple[int, int]]] = {}
         self.body_stops: dict[Lease, int] = {}
         self.handed_out = self.given_back = 0
@@ -261,10 +262,21 @@ class SchedulerMachine(RuleBasedStateMachine):
             self._end(self.out[pick % len(self.out)], again=again)
 
     def _end(self, lease: Lease, *, again: bool) -> None:
+        hedge = lease.hedge
+        had = 0 if hedge is None else hedge.position
         self.scheduler.close(lease)
         self.given_back += 1
         self.out.remove(lease)
-        if lease.job.whole and again and lease.job not in self.removed:
+        if hedge is not None and not hedge.revoked:
+            # The rest is the hedge's, from where the other stopped; a body begins again.
+            assert hedge.rival is None
+            assert hedge.start == hedge.position == (0 if hedge.body else lease.position)
+            assert lease.position <= had or hedge.body
+            self.hedges.remove(hedge)
+            self.out.append(hedge)
+            self.handed_out += 1
+            self.body_stops[hedge] = hedge.stop
+        elif lease.job.whole and again and lease.job not in self.removed:
             self.scheduler.again(lease.job)
             self.waiting.append(lease.job)
 
@@ -277,6 +289,33 @@ class SchedulerMachine(RuleBasedStateMachine):
         for lease in [one for one in self.out if one in late]:
             self.scheduler.take_back(lease)
             self._end(lease, again=True)
+
+    @rule(pick=picks, source=picks)
+    def a_hedge_begins(self, pick: int, source: int) -> None:
+        """Beside any lease that could have one; it owns nothing."""
+        late = [one for one in self._running() if not one.hedge and one.body == one.job.whole]
+        if late:
+            lease = late[pick % len(late)]
+            where = lease.job.sources[source % len(lease.job.sources)]
+            hedge = self.scheduler.hedge(lease, where, self.now)
+            assert (hedge.rival, lease.hedge) == (lease, hedge)
+            assert (hedge.start, hedge.stop) == (0 if lease.body else lease.position, lease.stop)
+            self.hedges.append(hedge)
+
+    @rule(pick=picks, count=st.integers(0, 40 * MIB))
+    def a_hedge_hears(self, pick: int, count: int) -> None:
+        if self.hedges:
+            hedge = self.hedges[pick % len(self.hedges)]
+            self.scheduler.advance(hedge, min(count, hedge.remaining), self.now)
+
+    @rule(pick=picks)
+    def a_hedge_ends(self, pick: int) -> None:
+        if self.hedges:
+            self._drop(self.hedges[pick % len(self.hedges)])
+
+    def _drop(self, hedge: Lease) -> None:
+        self.scheduler.close(hedge)
+        self.hedges.remove(hedge)
 
     @rule(pick=picks)
     def forget(self, pick: int) -> None:
@@ -324,7 +363,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for job in self.everything:
             assert set(job.leases) == {lease for lease in self.out if lease.job is job}
             for source in job.sources:
-                assert source.active == sum(lease.source is source for lease in self.out)
+                asked = [*self.out, *self.hedges]
+                assert source.active == sum(lease.source is source for lease in asked)
 
     @invariant()
     def counts_are_true(self) -> None:
@@ -338,11 +378,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.scheduler.hungry() == bool(self.out or self.waiting or unleased)
 
     @invariant()
+    def hedges_have_an_end_in_common_with_their_rivals(self) -> None:
+        for hedge in self.hedges:
+            assert hedge.rival is not None
+            assert hedge.stop == hedge.rival.stop
+            assert hedge.revoked or hedge.rival.hedge is hedge
+
+    @invariant()
     def bodies_are_never_split(self) -> None:
         assert all(lease.stop == self.body_stops[lease] for lease in self.out if lease.body)
 
     def teardown(self) -> None:
         """From anywhere, a network that works brings every file to its end."""
+        for hedge in list(self.hedges):
+            self._drop(hedge)
         for lease in list(self.out):
             self._end(lease, again=True)
         for job in self.everything:

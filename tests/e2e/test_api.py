@@ -81,6 +81,56 @@ def test_a_download_returns_a_report_that_is_a_path(
     assert report.commit is not None
 
 
+class Silent(web.StreamResponse):
+    """A range that stops in the middle; the connection stays open until the client closes it."""
+
+    def __init__(self, data: bytes, start: int, stop: int) -> None:
+        super().__init__(status=206)
+        self.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+        self.content_length = stop - start
+        self._some = data[start : start + 100_000]
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await self.write(self._some)
+        assert self._req is not None
+        # aiohttp has nothing to wait for when a client closes in the middle of an answer.
+        while not (self._req.transport is None or self._req.transport.is_closing()):  # noqa: ASYNC110
+            await anyio.sleep(0.02)
+        self.force_close()
+
+
+def test_a_connection_that_falls_silent_at_the_end_is_overtaken(
+    world: World, settings: Settings, run: Runner, tmp_path: Path
+) -> None:
+    """Its last bytes come over a second connection, into the same file."""
+    data = content(9_000_000, 7)
+    world.put("acme/late", {"model.bin": data})
+    stalled: list[str] = []
+
+    def stall(request: web.Request) -> web.StreamResponse | None:
+        start, _, last = request.headers.get("Range", "").removeprefix("bytes=").partition("-")
+        if not request.path.startswith("/blob/") or not int(start or 0) or stalled:
+            return None
+        stalled.append(start)
+        return Silent(data, int(start), int(last) + 1)
+
+    world.hub.fault = stall
+    seen: list[events.Event] = []
+
+    async def main() -> modelhaul.Report:
+        async with Client(settings) as client:
+            return await client.download(
+                "acme/late", local_dir=tmp_path / "m", on_event=seen.append
+            )
+
+    report = run(main)
+
+    assert tree(Path(report)) == {"model.bin": data}
+    assert stalled
+    reasons = [event.reason for event in seen if isinstance(event, events.Retrying)]
+    assert reasons == ["a second connection goes on in its place"]
+
+
 def test_events_are_handed_to_a_callable(
     world: World, settings: Settings, run: Runner, tmp_path: Path
 ) -> None:

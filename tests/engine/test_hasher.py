@@ -51,7 +51,7 @@ class Bench:
         self.part = Part.create(self.path, len(self.data))
         self.hasher = Hasher(
             self,  # type: ignore[arg-type]
-            frontier=lambda: self.have.frontier(),
+            frontier=self.have.frontier,
             advanced=lambda: None,
         )
 

@@ -49,7 +49,10 @@ class Fault:
         cut: bytes of the body after which the connection is lost.
         silent: bytes of the body after which nothing comes any more.
         ends: bytes of the body after which it ends; no length is stated.
+        pause: bytes of the body after which nothing comes for some seconds, and these seconds.
+        delay: seconds to the head instead of the file's.
         rate: bytes/s instead of the file's.
+        step: bytes that come at once.
         flip: positions in the file whose byte is wrong in this answer.
         short: bytes that a whole answer has, as its own headers say.
         serve: the span that is really sent, header included, instead of the one asked for.
@@ -62,7 +65,10 @@ class Fault:
     cut: int | None = None
     silent: int | None = None
     ends: int | None = None
+    pause: tuple[int, float] | None = None
+    delay: float | None = None
     rate: float | None = None
+    step: int = SLICE
     flip: tuple[int, ...] = ()
     serve: Span | None = None
     short: int | None = None
@@ -136,7 +142,8 @@ class FakeNetwork:
         self, request: Request, receiver: Receiver, fault: Fault
     ) -> Answer | Redirect:
         served = self.files.get(request.url)
-        await anyio.sleep(served.delay if served else 0.02)
+        delay = served.delay if served else 0.02
+        await anyio.sleep(delay if fault.delay is None else fault.delay)
         if fault.error is not None:
             raise fault.error
         status, headers, span = self._head(request, served, fault)
@@ -213,8 +220,11 @@ class _Body:
         fault, left = self._fault, self._span.length - self._sent
         if left == 0:
             return b""
-        step = min(SLICE, left)
-        for limit in (fault.cut, fault.silent, fault.ends):
+        step = min(fault.step, left)
+        if fault.pause is not None and self._sent == fault.pause[0]:
+            await anyio.sleep(fault.pause[1])
+        pause = fault.pause[0] if fault.pause and self._sent < fault.pause[0] else None
+        for limit in (fault.cut, fault.silent, fault.ends, pause):
             if limit is not None:
                 step = min(step, limit - self._sent)
         if step > 0:

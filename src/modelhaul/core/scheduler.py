@@ -6,8 +6,8 @@ bytes with `advance()` and the end of a request with `close()`. Two things are e
 * A lease is not a chunk. Chunks are the grid of planning; a lease is a run of them handed to one
   connection as one request, long where round trips are dear.
 * A byte that is missing has exactly one place: `job.todo` or one lease. Splitting lowers the
-  owner's stop first and makes the thief's lease from the rest; nothing is ever fetched twice at
-  the same time.
+  owner's stop first and makes the thief's lease from the rest. A hedge (core/hedging.py) is a
+  lease that owns nothing until the one it runs beside has been closed.
 """
 
 from __future__ import annotations
@@ -141,6 +141,10 @@ class Lease:
         began, last_byte: seconds, monotonic; `first_byte` is None until one came.
         held: the receiver waits for memory or for the user's limit: its silence is ours.
         revoked: taken back; what still arrives is not used.
+        asked: where the request ends; `stop` may be lower by now.
+        hedge: the request that runs beside it because this one is late.
+        rival: of a hedge, the lease that owns what it fetches; None of every owner.
+        hedged: hedges that were begun for these bytes so far.
     """
 
     job: Job
@@ -155,6 +159,10 @@ class Lease:
     rate: float = 0.0
     held: bool = False
     revoked: bool = False
+    asked: int = 0
+    hedge: Lease | None = field(default=None, repr=False)
+    rival: Lease | None = field(default=None, repr=False)
+    hedged: int = 0
     _mark: tuple[float, int] = (0.0, 0)
 
     @property
@@ -249,7 +257,7 @@ class Scheduler:
         for job in self._ranged.values():
             if not job.todo:
                 continue
-            source = self._choose(job, usable)
+            source = self.choose(job, usable)
             if source is None:
                 continue
             lease = self._take(job, source, now, connections)
@@ -265,7 +273,7 @@ class Scheduler:
     def _next_whole(self, now: float, usable: Usable) -> Lease | None:
         for _ in range(len(self._whole)):
             job = self._whole.popleft()
-            source = self._choose(job, usable)
+            source = self.choose(job, usable)
             if source is None:
                 self._whole.append(job)
                 continue
@@ -273,7 +281,8 @@ class Scheduler:
             return self._lease(job, source, Span(0, stop), now, body=True)
         return None
 
-    def _choose(self, job: Job, usable: Usable) -> SourceState | None:
+    def choose(self, job: Job, usable: Usable) -> SourceState | None:
+        """The source that should be asked next for a job; None if none may be asked now."""
         alive = [source for source in job.sources if source.alive]
         first = [source for source in alive if not source.fallback] or alive
         if not job.whole:
@@ -313,8 +322,14 @@ class Scheduler:
         return min(int(ROUND_TRIPS_PER_LEASE * host.round_trip * host.rate), LONGEST_LEASE)
 
     def _lease(self, job: Job, source: SourceState, span: Span, now: float, *, body: bool) -> Lease:
-        job.todo.remove(span)
-        lease = Lease(
+        lease = self._request(job, source, span, now, body=body)
+        self._own(lease)
+        return lease
+
+    @staticmethod
+    def _request(job: Job, source: SourceState, span: Span, now: float, *, body: bool) -> Lease:
+        source.active += 1
+        return Lease(
             job=job,
             source=source,
             start=span.start,
@@ -323,14 +338,30 @@ class Scheduler:
             body=body,
             began=now,
             last_byte=now,
+            asked=span.stop,
             _mark=(now, span.start),
         )
+
+    def _own(self, lease: Lease) -> None:
+        """What the lease still has to bring is its own from here on."""
+        job = lease.job
+        job.todo.remove(Span(lease.position, lease.stop))
         job.leases.append(lease)
-        source.active += 1
         self._leases.add(lease)
         if job.whole:
             self._whole_active += 1
-        return lease
+
+    def hedge(self, late: Lease, source: SourceState, now: float) -> Lease:
+        """A second request for what a lease still has to bring; it owns none of it.
+
+        Close it like any lease. When the late one is closed first, see there.
+        """
+        start = 0 if late.body else late.position
+        hedge = self._request(late.job, source, Span(start, late.stop), now, body=late.body)
+        late.hedged += 1
+        hedge.hedged = late.hedged
+        hedge.rival, late.hedge = late, hedge
+        return hedge
 
     # -- helping out -------------------------------------------------------------------------
 
@@ -338,16 +369,16 @@ class Scheduler:
         """Split the lease that will take longest; the frontier's first if the window blocks."""
         victims = []
         for job in blocked:
-            ranged = [lease for lease in job.leases if not lease.body]
+            ranged = [lease for lease in job.leases if not (lease.body or lease.hedge)]
             if ranged:
                 victims.append(min(ranged, key=lambda lease: lease.position))
         victims += sorted(
-            (lease for lease in self._leases if not lease.body and not lease.revoked),
-            key=lambda lease: self._expected(lease, now),
+            (lease for lease in self._leases if not (lease.body or lease.revoked or lease.hedge)),
+            key=lambda lease: self.expected(lease, now),
             reverse=True,
         )
         for victim in victims:
-            source = self._choose(victim.job, usable)
+            source = self.choose(victim.job, usable)
             if source is None or not source.ranges:
                 continue
             at = self._split_point(victim, source.host, now)
@@ -357,7 +388,7 @@ class Scheduler:
                 return self._lease(victim.job, source, rest, now, body=False)
         return None
 
-    def _expected(self, lease: Lease, now: float) -> float:
+    def expected(self, lease: Lease, now: float) -> float:
         """Seconds the lease will still take."""
         rate = self._rate_now(lease, now)
         return lease.remaining / rate if rate > 0 else float("inf")
@@ -417,16 +448,36 @@ class Scheduler:
     def close(self, lease: Lease) -> None:
         """The request is over; what did not arrive is free for others.
 
-        A whole-file lease that did not bring everything starts again from byte 0.
+        A whole-file lease that did not bring everything starts again from byte 0. If a hedge ran
+        beside the lease and is not behind it, it owns the rest now; else it is revoked.
         """
         job = lease.job
+        lease.source.active -= 1
+        if lease.rival is not None:
+            lease.rival.hedge = None
+            return
         self._leases.discard(lease)
         job.leases.remove(lease)
-        lease.source.active -= 1
         if job.whole:
             self._whole_active -= 1
         elif lease.position < lease.stop and job.key in self._ranged:
             job.todo.add(Span(lease.position, lease.stop))
+        hedge, lease.hedge = lease.hedge, None
+        if hedge is not None:
+            self._inherit(hedge, lease)
+
+    def _inherit(self, hedge: Lease, late: Lease) -> None:
+        wanted = late.job.whole or late.job.key in self._ranged
+        behind = not hedge.body and hedge.position < late.position
+        if not late.remaining or not wanted or behind:
+            hedge.revoked = True
+        if hedge.revoked:
+            return
+        # What it has in memory is taken over once more, by its owner: not a second time a rate.
+        hedge._mark = (hedge.last_byte, hedge.position)
+        hedge.start = hedge.position = 0 if hedge.body else late.position
+        hedge.rival = None
+        self._own(hedge)
 
     def take_back(self, lease: Lease) -> None:
         """The request will be ended by us, its bytes asked for anew."""
@@ -445,7 +496,7 @@ class Scheduler:
             elapsed = now - since
             if lease.first_byte is None or elapsed < 0.1:
                 continue
-            rate = (lease.position - position) / elapsed
+            rate = max(0, lease.position - position) / elapsed
             lease.rate = _blend(lease.rate, rate)
             lease._mark = (now, lease.position)
             if rate > 0:
@@ -480,7 +531,9 @@ class Scheduler:
         limit = lease.source.host.patience(answered=lease.first_byte is not None)
         if limit == float("inf"):
             limit = self._patience_beside(lease)
-        return silence >= limit or (not limited and self._crawls(lease, limit, now))
+        # Whether another connection is faster is for its hedge to show, if it has one.
+        unknown = not limited and lease.hedge is None
+        return silence >= limit or (unknown and self._crawls(lease, limit, now))
 
     @staticmethod
     def _patience_beside(lease: Lease) -> float:
@@ -503,7 +556,7 @@ class Scheduler:
         anew = 2 * host.round_trip + lease.remaining / host.rate
         if lease.job.whole:
             anew += lease.position / host.rate
-        return self._expected(lease, now) > max(limit, 4 * anew)
+        return self.expected(lease, now) > max(limit, 4 * anew)
 
 
 def _blend(old: float, new: float) -> float:

@@ -50,18 +50,22 @@ class Asking:
         Raises:
             TransportError, ProtocolError: as `Transport.fetch`; also for too many redirects.
         """
-        target, finder = await self.location.current()
+        hedge = self.lease.rival is not None
+        target, finder = self.location.beside() if hedge else await self.location.current()
         try:
             for _ in range(MAX_HOPS + 1):
                 self._go_to(target)
+                asked = anyio.current_time()
                 head = _Head(receiver, self if finder else None)
                 answer = await transport.fetch(self._request(target), head)
                 if not isinstance(answer, Redirect):
                     self.task.tally.sources[target.origin] = None
                     return answer
+                # An origin that only redirects is heard of here and nowhere else.
+                self.lane.host.learn_round_trip(anyio.current_time() - asked)
                 target = self.location.hop(answer.url)
         finally:
-            if finder and not self._settled:
+            if finder and not hedge and not self._settled:
                 self.location.give_up()
         raise ProtocolError(
             f"{self.task.order.file.path}: {self.location.source} redirects more than"

@@ -92,6 +92,17 @@ class BufferPool:
         """A block of `size` bytes (one of `SIZES`), None if there is none or others wait."""
         return None if self._waiting else self._grab(size)
 
+    def take_spare(self, want: int) -> Block | None:
+        """A block of at least `want` bytes for a use that can be done without.
+
+        None unless nobody waits and half of the pool is free beside it, or only put aside: those
+        who must have memory never wait for those who might do without.
+        """
+        size = next((size for size in SIZES if size >= want), None)
+        if size is None or self.lent - self._aside + size > self._total // 2:
+            return None
+        return self.take_nowait(size)
+
     async def take(self, size: int, rank: Rank = ()) -> Block:
         """A block of `size` bytes (one of `SIZES`), once there is one. Cancelled: none is held.
 

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from modelhaul.core.hedging import LEAST
 from modelhaul.core.scheduler import CHUNK, Job, Lease
 from modelhaul.engine.buffers import BufferPool
 from modelhaul.engine.burst import Burst
@@ -29,6 +30,7 @@ class Options:
         patience: without a new byte for this long the run ends.
         idle_timeout: a connection may be silent for this long.
         reserve: really allocate the blocks of parts.
+        repeats: bytes that may arrive twice, if that is more than 2 % of the run.
         burst: nothing is published before everything is proven.
     """
 
@@ -38,6 +40,7 @@ class Options:
     patience: float = 600.0
     idle_timeout: float = 30.0
     reserve: bool = False
+    repeats: int = LEAST
     burst: bool = False
 
 
@@ -59,6 +62,9 @@ class Context(Protocol):
     def received(self, lease: Lease, count: int) -> float:
         """Bytes arrived from the network; gives the moment, in seconds, monotonic."""
         ...
+
+    def repeated(self, lease: Lease, count: int) -> None:
+        """Bytes arrived from the network that somebody else has brought; nobody uses them."""
 
     def heard(self, lease: Lease) -> None:
         """Bytes went by that nobody wants: its server is not silent."""

@@ -19,17 +19,17 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
-from modelhaul.core.judge import Judgement, final_error, judge
 from modelhaul.core.pace import Throttle
 from modelhaul.core.plan import Action
-from modelhaul.core.retry import Budget
-from modelhaul.core.scheduler import Host, Job, Lease, Scheduler, SourceState
+from modelhaul.core.scheduler import Job, Lease, Scheduler, SourceState
 from modelhaul.core.transfer import State
 from modelhaul.engine.asking import Asking
 from modelhaul.engine.buffers import BufferPool
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Options
 from modelhaul.engine.copies import CopyFile
+from modelhaul.engine.failures import Failures
+from modelhaul.engine.hedging import Hedges
 from modelhaul.engine.lanes import Lane, Lanes
 from modelhaul.engine.large import LargeFile
 from modelhaul.engine.locations import Location
@@ -43,6 +43,7 @@ from modelhaul.errors import (
     ProtocolError,
     Stalled,
     StorageError,
+    TransportError,
     single_error,
 )
 from modelhaul.events import (
@@ -50,8 +51,6 @@ from modelhaul.events import (
     FileDone,
     FileFailed,
     Progress,
-    Retrying,
-    SourceDropped,
     Statistics,
     Waiting,
 )
@@ -61,8 +60,8 @@ from modelhaul.store.index import ProvenIndex
 
 TICK = 0.1
 PROGRESS_EVERY = 0.25
-#: A failed request that brought this many bytes costs nothing.
-USEFUL = 64 * 1024
+#: Seconds without a limit after which rates are those of the line again.
+_UNLIMITED = 1.0
 #: Large files that may be open beyond need, so that one can be proven while the next is fetched.
 _OPEN_AHEAD = 2
 
@@ -104,13 +103,20 @@ class Engine:
         self._recheck = recheck
         self._before_burst = before_burst
         self.burst: Burst | None = None
-        self._chance = chance
         self._scheduler = Scheduler(chunk=options.chunk, idle_timeout=options.idle_timeout)
-        self._budget = Budget()
         self._tasks: dict[int, Task] = {}
+        self._failures = Failures(
+            self._scheduler,
+            self._tasks,
+            emit=emit,
+            stop=self._stop,
+            revoke=self._revoke,
+            chance=chance,
+        )
         self._locations: dict[tuple[int, int], Location] = {}
         self._askings: dict[Lease, Asking] = {}
-        self._gone: dict[int, HaulError] = {}
+        self._hedges = Hedges(self, self._scheduler, self._tasks, revoke=self._revoke)
+        self._limited_at = -math.inf  # when the disk or the user's limit last set the pace
         self._large: deque[LargeFile] = deque()
         self._whole: deque[WholeFile] = deque()
         self._copies: dict[str, list[CopyFile]] = {}
@@ -190,6 +196,7 @@ class Engine:
         for at, source in enumerate(order.sources):
             self._locations[key, at] = Location(source)
         job = Job(key=key, size=size, sources=sources, whole=whole)
+        self._hedges.allowance.total += size or 0
         if whole:
             file = WholeFile(order, job, self, self._batch)
             self._whole.append(file)
@@ -268,6 +275,13 @@ class Engine:
         now = self._clock()
         self._scheduler.advance(lease, count, now)
         self._last_news = now
+        self._count(lease, count, now)
+        return now
+
+    def repeated(self, lease: Lease, count: int) -> None:
+        self._count(lease, count, self._clock())
+
+    def _count(self, lease: Lease, count: int, now: float) -> None:
         self.meter.received += count
         asking = self._askings.get(lease)
         if asking is not None:
@@ -275,7 +289,6 @@ class Engine:
         if self._throttle is not None:
             delay = self._throttle.spend(count, now)
             self._debt_until = now + delay
-        return now
 
     def heard(self, lease: Lease) -> None:
         self._last_news = self._clock()
@@ -299,11 +312,11 @@ class Engine:
             self.listen(lease)
 
     def recorded(self, count: int) -> None:
-        self._budget.earn(count)
+        self._failures.budget.earn(count)
 
     def add_job(self, job: Job) -> None:
         self._scheduler.add(job)
-        self._check_hope(self._tasks[job.key])
+        self._failures.check_hope(self._tasks[job.key])
         self._dispatch()
 
     def remove_job(self, job: Job) -> None:
@@ -348,7 +361,7 @@ class Engine:
             else:
                 assert file.job is not None
                 self._scheduler.add(file.job)
-                self._check_hope(file)
+                self._failures.check_hope(file)
         while self._large:
             # One that waits for the burst does no work any more.
             working = sum(file.state is not State.PUBLISHING for file in self._moving.values())
@@ -388,12 +401,28 @@ class Engine:
                 self._idle = any(lane.active and lane.has_room() for lane in self.lanes)
                 return
             self._idle = False
-            task = self._tasks[lease.job.key]
-            location = self._locations[lease.job.key, lease.job.sources.index(lease.source)]
-            asking = Asking(task, lease, location, self.lanes, self._lane(lease.source))
-            self.meter.most_connections = max(self.meter.most_connections, self.lanes.active)
-            self._askings[lease] = asking
-            self._group.start_soon(self._fetch, asking)
+            self._start(lease)
+
+    def _start(self, lease: Lease) -> None:
+        """Make the request of a lease."""
+        assert self._group is not None
+        task = self._tasks[lease.job.key]
+        location = self._locations[lease.job.key, lease.job.sources.index(lease.source)]
+        asking = Asking(task, lease, location, self.lanes, self._lane(lease.source))
+        self.meter.most_connections = max(self.meter.most_connections, self.lanes.active)
+        self._askings[lease] = asking
+        self._group.start_soon(self._fetch, asking)
+
+    def _hedge(self, now: float, *, limited: bool) -> None:
+        """Have late requests made a second time, if a slow connection says anything now."""
+        if limited or self.throttled():
+            self._limited_at = now
+        if self._idle and now - self._limited_at >= _UNLIMITED:
+            while self.lanes.has_room():
+                lease = self._hedges.begin(now, self._usable)
+                if lease is None:
+                    return
+                self._start(lease)
 
     def _lane(self, source: SourceState) -> Lane:
         return self.lanes.lane(source.host.name)
@@ -405,7 +434,7 @@ class Engine:
     async def _fetch(self, asking: Asking) -> None:
         """One request, from the lease to the judgement of it."""
         lease = asking.lease
-        receiver = asking.task.receiver(lease)
+        receiver = self._hedges.receiver(lease) or asking.task.receiver(lease)
         failure: HaulError | None = None
         try:
             with asking.scope:
@@ -426,110 +455,35 @@ class Engine:
             receiver.close()
             asking.free()
             del self._askings[lease]
-            self._scheduler.close(lease)
-        if asking.scope.cancelled_caught:
-            self._taken_back(asking)
+            overtaken = self._hedges.close(lease)
+        if lease.rival is not None:
+            if failure is not None and not lease.revoked:
+                self._failures.hedge_failed(asking, failure)
+        elif asking.scope.cancelled_caught or (
+            lease.revoked and isinstance(failure, TransportError)
+        ):
+            self._taken_back(asking, overtaken=overtaken)
         elif failure is not None:
-            self._failed(asking, failure)
+            self._failures.failed(asking, failure)
         else:
             asking.lane.completed += 1
             asking.lane.health.good()
             lease.source.served()
-        self._check_hope(asking.task)
+        self._failures.check_hope(asking.task)
         self._feed()
         self._dispatch()
 
-    def _taken_back(self, asking: Asking) -> None:
-        """We ended the request ourselves."""
+    def _taken_back(self, asking: Asking, *, overtaken: bool) -> None:
+        """We ended the request ourselves; `overtaken` if a hedge goes on with it."""
         job = asking.lease.job
+        if overtaken:
+            self._failures.retrying(asking, "a second connection goes on in its place")
+            return
         if job.whole and asking.task.result is None:
             self._scheduler.again(job)
         elif not self._scheduler.knows(job):
             return
-        self._retrying(asking, "the connection is silent or too slow")
-
-    def _failed(self, asking: Asking, error: HaulError) -> None:
-        """A request failed: carry out what that means."""
-        task, source, job = asking.task, asking.lease.source, asking.lease.job
-        if task.result is not None:
-            return
-        judgement = judge(error, signed=asking.signed)
-        if judgement.give_up:
-            task.fail(error)
-            return
-        costs = self._carry_out(judgement, asking, error)
-        if not source.alive:
-            self.emit(
-                SourceDropped(path=task.order.file.path, source=source.name, reason=error.message)
-            )
-        if not job.alive():
-            self._last_source_gone(job, error)
-        elif costs and not self._budget.spend():
-            self._stop(error)
-            return
-        else:
-            self._retrying(asking, error.message)
-        if job.whole:
-            self._scheduler.again(job)
-
-    def _carry_out(self, judgement: Judgement, asking: Asking, error: HaulError) -> bool:
-        """Tell origin, source and address; True if the next try costs from the budget."""
-        now = anyio.current_time()
-        lane, source, lease = asking.lane, asking.lease.source, asking.lease
-        counts = True  # requests that fail together are one failure
-        useful = not lease.job.whole and lease.position - lease.start >= USEFUL
-        if useful:
-            # Whatever ended it, it worked: a line that is cut every megabyte goes on for ever.
-            lane.health.good()
-        if judgement.slower:
-            lane.pace.refused(now, lane.active)
-        if judgement.pause is not None:
-            lane.health.pause(now, judgement.pause, reason=error.message)
-        if judgement.strike:
-            counts = lane.health.bad(now, chance=self._chance(), reason=error.message)
-        if judgement.expire and asking.target is not None:
-            counts = asking.location.expire(asking.target)
-        if judgement.ignored:
-            source.ignored()
-        if judgement.fault and counts:
-            source.fault()
-        if judgement.drop:
-            source.alive = False
-        if judgement.gone:
-            self._drop_origin(lane.host, error)
-        return judgement.costs and counts and not useful
-
-    def _drop_origin(self, host: Host, error: HaulError) -> None:
-        """An origin wants to be left alone for longer than a run: no file asks it any more."""
-        for task in self._tasks.values():
-            if task.result is not None or task.job is None:
-                continue
-            for source in task.job.sources:
-                if source.host is host:
-                    source.alive = False
-            if not task.job.alive():
-                self._last_source_gone(task.job, error)
-            self._check_hope(task)
-
-    def _last_source_gone(self, job: Job, error: HaulError) -> None:
-        """No source is left: bodies that are on their way may end, nothing else is asked."""
-        self._gone[job.key] = error
-        for lease in job.leases:
-            if lease.first_byte is None:
-                self._revoke(lease)
-
-    def _check_hope(self, task: Task) -> None:
-        """Give a file up when it wants bytes, no source is left and no request is under way."""
-        job = task.job
-        if job is None or task.result is not None or job.leases or job.alive():
-            return
-        if self._scheduler.wants(job):
-            self._scheduler.remove(job)
-            task.abort(final_error(self._gone[job.key], time.time()))
-
-    def _retrying(self, asking: Asking, reason: str) -> None:
-        path = asking.task.order.file.path
-        self.emit(Retrying(path=path, source=asking.lane.host.name, reason=reason))
+        self._failures.retrying(asking, "the connection is silent or too slow")
 
     # -- the beat ----------------------------------------------------------------------------------
 
@@ -547,6 +501,7 @@ class Engine:
                 self._revoke(lease)
             self._feed()
             self._dispatch()
+            self._hedge(now, limited=limited)
             self._check_patience(now)
             if now - shown >= PROGRESS_EVERY:
                 shown = now

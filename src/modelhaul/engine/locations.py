@@ -81,6 +81,15 @@ class Location:
                 return self.start(), True
             await self._flight.wait()
 
+    def beside(self) -> tuple[Target, bool]:
+        """The address to ask without waiting for whoever finds it out, who may be the late one.
+
+        And whether it is still to be found out: `settle()` helps the others then.
+        """
+        if self._settled is not None and not self._stale():
+            return self._settled, False
+        return self.start(), True
+
     def settle(self, target: Target) -> None:
         """The address works: everybody may use it."""
         target.settled = True

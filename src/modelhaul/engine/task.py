@@ -64,6 +64,7 @@ class Tally:
     """What is counted about one file while it is in motion. Bytes and seconds."""
 
     fetched: int = 0
+    hedged: int = 0
     reused: int = 0
     last_byte: float | None = None
     sources: dict[str, None] = field(default_factory=dict)
@@ -120,6 +121,7 @@ class Task:
                 sha256=digest,
                 verified=file.sha256 is not None,
                 fetched=tally.fetched,
+                hedged=tally.hedged,
                 reused=tally.reused,
                 proof_seconds=proof_seconds,
                 sources=tuple(tally.sources),
@@ -136,6 +138,7 @@ class Task:
                 how="failed",
                 size=file.size or 0,
                 fetched=tally.fetched,
+                hedged=tally.hedged,
                 reused=tally.reused,
                 sources=tuple(tally.sources),
                 error=error,

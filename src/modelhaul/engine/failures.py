@@ -1,0 +1,149 @@
+"""What a failed request means is decided in core/judge.py; here it is carried out.
+
+For the origin (its lane), the source, the signed address, the file and the budget of the run.
+Which of many failures that come together count is seen here too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import anyio
+
+from modelhaul.core.judge import Judgement, final_error, judge
+from modelhaul.core.retry import Budget
+from modelhaul.core.scheduler import Host, Job, Lease, Scheduler
+from modelhaul.engine.asking import Asking
+from modelhaul.engine.task import Task
+from modelhaul.errors import HaulError
+from modelhaul.events import Event, Retrying, SourceDropped
+
+#: A failed request that brought this many bytes costs nothing.
+USEFUL = 64 * 1024
+
+
+class Failures:
+    """Carries judgements out, and gives a file up when nobody is left to ask for it.
+
+    Args:
+        scheduler, tasks: of the run; the tasks by the key of their job.
+        emit: tells the listener.
+        stop: ends the run with an error.
+        revoke: ends the request of a lease.
+        chance: random numbers in `[0, 1)`.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        tasks: Mapping[int, Task],
+        *,
+        emit: Callable[[Event], None],
+        stop: Callable[[HaulError], None],
+        revoke: Callable[[Lease], None],
+        chance: Callable[[], float],
+    ) -> None:
+        self.budget = Budget()
+        self._scheduler = scheduler
+        self._tasks = tasks
+        self._emit = emit
+        self._stop = stop
+        self._revoke = revoke
+        self._chance = chance
+        self._gone: dict[int, HaulError] = {}
+
+    def failed(self, asking: Asking, error: HaulError) -> None:
+        """A request failed: carry out what that means."""
+        task, source, job = asking.task, asking.lease.source, asking.lease.job
+        if task.result is not None:
+            return
+        judgement = judge(error, signed=asking.signed)
+        if judgement.give_up:
+            task.fail(error)
+            for lease in job.leases:
+                self._revoke(lease)
+            return
+        costs = self._carry_out(judgement, asking, error)
+        if not source.alive:
+            self._emit(
+                SourceDropped(path=task.order.file.path, source=source.name, reason=error.message)
+            )
+        if not job.alive():
+            self._last_source_gone(job, error)
+        elif costs and not self.budget.spend():
+            self._stop(error)
+            return
+        else:
+            self.retrying(asking, error.message)
+        if job.whole and not job.leases:  # else a hedge has taken it over
+            self._scheduler.again(job)
+
+    def hedge_failed(self, asking: Asking, error: HaulError) -> None:
+        """A hedge failed. Its bytes have an owner: only what it says of the origin counts."""
+        self._tell_origin(judge(error, signed=asking.signed), asking, error)
+
+    def retrying(self, asking: Asking, reason: str) -> None:
+        """Tell the listener that bytes will be asked for again."""
+        path = asking.task.order.file.path
+        self._emit(Retrying(path=path, source=asking.lane.host.name, reason=reason))
+
+    def check_hope(self, task: Task) -> None:
+        """Give a file up when it wants bytes, no source is left and no request is under way."""
+        job = task.job
+        if job is None or task.result is not None or job.leases or job.alive():
+            return
+        if self._scheduler.wants(job):
+            self._scheduler.remove(job)
+            task.abort(final_error(self._gone[job.key], time.time()))
+
+    def _carry_out(self, judgement: Judgement, asking: Asking, error: HaulError) -> bool:
+        """Tell origin, source and address; True if the next try costs from the budget."""
+        source, lease = asking.lease.source, asking.lease
+        useful = not lease.job.whole and lease.position - lease.start >= USEFUL
+        if useful:
+            # Whatever ended it, it worked: a line that is cut every megabyte goes on for ever.
+            asking.lane.health.good()
+        counts = self._tell_origin(judgement, asking, error)
+        if judgement.ignored:
+            source.ignored()
+        if judgement.fault and counts:
+            source.fault()
+        if judgement.drop:
+            source.alive = False
+        return judgement.costs and counts and not useful
+
+    def _tell_origin(self, judgement: Judgement, asking: Asking, error: HaulError) -> bool:
+        """Tell origin and address; False if the failure came with others that counted."""
+        now, lane = anyio.current_time(), asking.lane
+        counts = True  # requests that fail together are one failure
+        if judgement.slower:
+            lane.pace.refused(now, lane.active)
+        if judgement.pause is not None:
+            lane.health.pause(now, judgement.pause, reason=error.message)
+        if judgement.strike:
+            counts = lane.health.bad(now, chance=self._chance(), reason=error.message)
+        if judgement.expire and asking.target is not None:
+            counts = asking.location.expire(asking.target)
+        if judgement.gone:
+            self._drop_origin(lane.host, error)
+        return counts
+
+    def _drop_origin(self, host: Host, error: HaulError) -> None:
+        """An origin wants to be left alone for longer than a run: no file asks it any more."""
+        for task in self._tasks.values():
+            if task.result is not None or task.job is None:
+                continue
+            for source in task.job.sources:
+                if source.host is host:
+                    source.alive = False
+            if not task.job.alive():
+                self._last_source_gone(task.job, error)
+            self.check_hope(task)
+
+    def _last_source_gone(self, job: Job, error: HaulError) -> None:
+        """No source is left: bodies that are on their way may end, nothing else is asked."""
+        self._gone[job.key] = error
+        for lease in job.leases:
+            if lease.first_byte is None:
+                self._revoke(lease)
