@@ -296,3 +296,18 @@ def test_an_address_that_does_not_answer_costs_the_plan_nothing(tmp_path: Path) 
 
     assert [file.file.validator for file in planned] == [None, '"one"', None]
     assert len(network.asked) == 2
+
+
+# -- what is there already -------------------------------------------------------------------------
+
+
+def test_what_is_in_a_folder_is_found_beside_what_is_not(tmp_path: Path) -> None:
+    """One missing file says nothing of its neighbours; one missing folder of all below it."""
+    network = site({"a/1": b"one", "a/2": b"two", "a/b/3": b"three", "c/4": b"four", "5": b"five"})
+    (tmp_path / "m" / "a").mkdir(parents=True)
+    (tmp_path / "m" / "a" / "2").write_bytes(b"two")
+    (tmp_path / "m" / "c").write_bytes(b"in the way")
+
+    found = {file.file.path: file.action.value for file in plan(network, tmp_path)}
+
+    assert found == {"a/1": "fetch", "a/2": "keep", "a/b/3": "fetch", "c/4": "fetch", "5": "fetch"}
