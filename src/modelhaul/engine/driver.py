@@ -579,7 +579,8 @@ class Engine:
         )
 
     def _in_motion(self) -> Iterator[Task]:
-        yield from self._moving.values()
+        # One that has its result is counted already, even if its files are still being closed.
+        yield from (file for file in self._moving.values() if file.result is None)
         for lease in self._scheduler.leases:
             if lease.job.whole:
                 yield self._tasks[lease.job.key]

@@ -205,7 +205,9 @@ class WholeFile(Task):
         part, self._part = self._part, None
         # Round trips are what such files cost: a few of them count as a megabyte of progress.
         self.context.recorded(max(self._written, 64 * 1024))
-        await self._batch.add(Ready(self, part, digest, self._written))
+        # From here on the batch counts them.
+        size, self._written = self._written, 0
+        await self._batch.add(Ready(self, part, digest, size))
 
     def discard(self) -> None:
         """In a thread: remove the part of a file that is given up or interrupted."""
@@ -247,13 +249,12 @@ class Batch:
         if context.burst is not None:
             # It may take long until the burst: keep no descriptor open that long.
             try:
-                await context.threads.sync(ready.part.barrier)
+                await context.threads.sync(_rest, ready.part)
             except HaulError:
                 self._ready.remove(ready)
                 self.size -= ready.size
                 await context.threads.write(_discard, ready)
                 raise
-            ready.part.release()
             context.burst.arrive()
         self._begun.set()
         if len(self._ready) >= BATCH_FILES or self.size >= BATCH_BYTES:
@@ -366,6 +367,12 @@ class Batch:
             for ready, stamp in stamps.items()
         )
         return stamps
+
+
+def _rest(part: PartFile) -> None:
+    """In a thread: make a part durable and close it until it is published."""
+    part.barrier()
+    part.release()
 
 
 def _rename_one(ready: Ready) -> Stamp | None:

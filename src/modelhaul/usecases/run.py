@@ -358,12 +358,14 @@ async def _unsafe(resources: Resources, job: Job) -> dict[str, str]:
             refused[file.path] = why
     paths = [file.path for file in job.files if file.path not in refused]
     clashes = names.collisions(paths, fold=True)
-    if clashes:
-        # Only now is it worth asking the file system whether it cares.
-        existing = osfile.nearest_existing(job.layout.root)
-        if not await resources.threads.write(osfile.folds_names, existing):
-            clashes = names.collisions(paths, fold=False)
+    # Only where it matters is it worth asking the file system whether it cares.
+    if clashes and not await resources.threads.write(_folds_names, job.layout):
+        clashes = names.collisions(paths, fold=False)
     return refused | clashes
+
+
+def _folds_names(layout: Layout) -> bool:
+    return osfile.folds_names(osfile.nearest_existing(layout.root))
 
 
 def _unsafe_name(plan: FilePlan) -> UnsafeName:
