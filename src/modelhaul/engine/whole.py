@@ -17,6 +17,7 @@ from modelhaul.engine.buffers import Block
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import LeaseReceiver, Order, Task
+from modelhaul.engine.threads import SYNCERS
 from modelhaul.errors import (
     ConnectionLost,
     HaulError,
@@ -311,9 +312,11 @@ class Batch:
         context = self._context
         try:
             async with anyio.create_task_group() as group:
-                for ready in batch:
-                    if ready.part.open:
-                        group.start_soon(self._sync, ready)
+                # As many threads as may sync at once, each with its share: a call for each file
+                # would cost more than syncing it.
+                files = [ready for ready in batch if ready.part.open]
+                for share in range(min(SYNCERS, len(files))):
+                    group.start_soon(context.threads.sync, _sync, files[share::SYNCERS])
         except BaseExceptionGroup as failed:
             raise single_error(failed) from failed
         stamps = await context.threads.sync(self._rename, batch)
@@ -328,12 +331,6 @@ class Batch:
                 ready.file.succeed(
                     "fetched", size=ready.size, digest=ready.digest, proof_seconds=proof
                 )
-
-    async def _sync(self, ready: Ready) -> None:
-        try:
-            await self._context.threads.sync(ready.part.barrier)
-        except HaulError as error:
-            ready.error = error
 
     def _rename(self, batch: list[Ready]) -> dict[Ready, Stamp]:
         """In a thread: rename all that are synced, then sync each folder once, then remember."""
@@ -367,6 +364,15 @@ class Batch:
             for ready, stamp in stamps.items()
         )
         return stamps
+
+
+def _sync(files: list[Ready]) -> None:
+    """In a thread: make parts durable, one after the other."""
+    for ready in files:
+        try:
+            ready.part.barrier()
+        except HaulError as error:
+            ready.error = error
 
 
 def _rest(part: PartFile) -> None:

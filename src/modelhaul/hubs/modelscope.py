@@ -213,25 +213,22 @@ class ModelScopeHub:
     Attributes:
         endpoint: scheme and host, no trailing slash.
         token: sent to that origin only, as header and as cookie; None for anonymous.
+        origin: of the endpoint.
+        credentials: headers that say who we are. The site takes either; some of its calls only the
+            cookie.
     """
 
     endpoint: str
     token: str | None = field(repr=False)
     api: Api
+    origin: Origin = field(init=False)
+    credentials: Mapping[str, str] = field(init=False, repr=False)
 
-    @property
-    def origin(self) -> Origin:
-        return origin_of(self.endpoint)
-
-    @property
-    def credentials(self) -> Mapping[str, str]:
-        """Headers that say who we are. The site takes either; some of its calls only the cookie."""
-        if not self.token:
-            return {}
-        return {
-            "Authorization": f"Bearer {self.token}",
-            "Cookie": f"m_session_id={self.token}",
-        }
+    def __post_init__(self) -> None:
+        # Once, not for each of a hundred thousand files.
+        object.__setattr__(self, "origin", origin_of(self.endpoint))
+        headers = {"Authorization": f"Bearer {self.token}", "Cookie": f"m_session_id={self.token}"}
+        object.__setattr__(self, "credentials", headers if self.token else {})
 
     async def resolve(self, ref: RepoRef) -> Snapshot:
         revision = ref.revision or DEFAULT_REVISION
