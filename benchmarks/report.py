@@ -15,7 +15,12 @@ _HEAD = (
     " better. In brackets: least and most. A peak below about 31 MiB is that of the program that"
     " starts the others."
 )
-_NOTES = (("proof", "last byte to verified"), ("connections", "connections at most"))
+_NOTES = (
+    ("proof", "last byte to verified"),
+    ("connections", "connections at most"),
+    ("late", "latest timer of the loop"),
+    ("blocked", "calls that were held"),
+)
 
 
 def results_page(records: Mapping[str, Record], cases: Sequence[Case]) -> str:

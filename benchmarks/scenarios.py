@@ -27,8 +27,8 @@ from benchmarks.bench import (
 )
 from benchmarks.peers import Command
 from benchmarks.places import LOOPBACK, Place, why_not_wide, wide_area
-from benchmarks.processes import helper
-from benchmarks.stock import GIB, Blob, file_system
+from benchmarks.processes import ROOT, helper
+from benchmarks.stock import GIB, Blob, file_system, what_is_wrong
 from benchmarks.verdicts import AtLeast, AtMost, LikeHealthy, NoSlower, Ratio, Target
 
 Prepared = tuple[list[Row], dict[str, str]]
@@ -358,6 +358,35 @@ def _frozen_rows(bench: Bench, there: Site, blob: Blob) -> list[Row]:
     ]
 
 
+# -- a disk that blocks ---------------------------------------------------------------------------
+
+BLOCKED = f"{OURS}, each write held for 1 s"
+
+
+@contextmanager
+def blocked_disk(bench: Bench) -> Iterator[Prepared]:
+    """One file to a disk that holds each write and each sync for a second."""
+    _need_nginx()
+    blob = bench.stock.blob(bench.size(64 << 20))
+    with site(bench, LOOPBACK) as there:
+
+        def run(folder: Path) -> Sample:
+            out, log = folder / "out", folder / "log"
+            out.mkdir()
+            words = (sys.executable, "-m", "benchmarks.blocked", there.url(blob), blob.sha256)
+            command = Command((*words, str(out / "weights.bin"), "1"), {"PYTHONPATH": str(ROOT)})
+            sample = run_command(command, LOOPBACK, folder, log)
+            wrong = what_is_wrong(out, {"weights.bin": blob.sha256})
+            if wrong is not None:
+                raise WrongRun(wrong)
+            told = json.loads(log.read_text())
+            if told["ahead"] > 0:
+                raise WrongRun(f"progress was {told['ahead']} bytes ahead of the disk")
+            return sample | {"late": told["late"], "blocked": told["blocked"]}
+
+        yield [Row(BLOCKED, run, OURS)], {}
+
+
 # -- start, plan, memory --------------------------------------------------------------------------
 
 HELP, FIRST = f"{OURS} --help", f"{OURS} download"
@@ -554,6 +583,13 @@ CASES: tuple[Case, ...] = (
         "one 1 GiB file, 50 ms, one of 8 connections goes silent at half",
         frozen(wide=True),
         LikeHealthy(FROZEN, HEALTHY),
+    ),
+    _case(
+        "blocked-disk",
+        "one 64 MiB file, loopback, to a disk that blocks",
+        blocked_disk,
+        AtMost(BLOCKED, "late", 0.05),
+        AtLeast(BLOCKED, "blocked", 8),
     ),
     _case(
         "start-up",

@@ -13,7 +13,9 @@ from typing import Any, Protocol
 
 Record = Mapping[str, Any]
 
-UNITS = {"wall": "s", "cpu": "s", "peak": "MiB", "proof": "s", "first request": "s"}
+UNITS = {
+    "wall": "s", "cpu": "s", "peak": "MiB", "proof": "s", "first request": "s", "late": "s"
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import anyio
 import pytest
 
 from modelhaul import HaulError, Incomplete, NotFound, Plan, Report, UnsafeName
+from modelhaul.engine.threads import WorkerThreads
 from modelhaul.events import Event, FileDone, Listener
 from modelhaul.store.layout import ModelScopeCache
 from modelhaul.store.marker import Marker
@@ -15,6 +18,7 @@ from tests.engine.harness import payload
 from tests.support.network import Asked, FakeNetwork, Fault
 from tests.support.site import REF, REPO, client, site
 from tests.support.virtual import virtual
+from tests.support.watch import disk_calls
 
 
 def download(
@@ -296,3 +300,39 @@ def test_an_address_that_does_not_answer_costs_the_plan_nothing(tmp_path: Path) 
 
     assert [file.file.validator for file in planned] == [None, '"one"', None]
     assert len(network.asked) == 2
+
+
+# -- the loop --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["folder", "cache"])
+def test_a_whole_run_never_waits_for_the_disk_on_the_loop(tmp_path: Path, plain: bool) -> None:
+    """From the name to the last close, also where names collide and files are replaced."""
+    network = site({"a": b"good", "A": b"clash", "b/c": payload(2 << 20), "../x": b"evil"})
+
+    async def main() -> list[str]:
+        here = client(network, tmp_path, threads=WorkerThreads())
+        with disk_calls() as seen:
+            async with here:
+                for _ in range(2):
+                    with suppress(Incomplete):
+                        await here.download(REPO, local_dir=tmp_path / "m" if plain else None)
+        return seen
+
+    # importing is not what a program does for ever
+    assert [call for call in anyio.run(main) if "importlib" not in call] == []
+
+
+# -- what is there already -------------------------------------------------------------------------
+
+
+def test_what_is_in_a_folder_is_found_beside_what_is_not(tmp_path: Path) -> None:
+    """One missing file says nothing of its neighbours; one missing folder of all below it."""
+    network = site({"a/1": b"one", "a/2": b"two", "a/b/3": b"three", "c/4": b"four", "5": b"five"})
+    (tmp_path / "m" / "a").mkdir(parents=True)
+    (tmp_path / "m" / "a" / "2").write_bytes(b"two")
+    (tmp_path / "m" / "c").write_bytes(b"in the way")
+
+    found = {file.file.path: file.action.value for file in plan(network, tmp_path)}
+
+    assert found == {"a/1": "fetch", "a/2": "keep", "a/b/3": "fetch", "c/4": "fetch", "5": "fetch"}

@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Unpack
 from weakref import WeakKeyDictionary
 
+import anyio
+
 from modelhaul.core.pace import Throttle
 from modelhaul.core.plan import Plan
 from modelhaul.core.repo import Kind, parse_ref
@@ -90,7 +92,8 @@ class Client:
     async def aclose(self) -> None:
         """Close all connections. The client can be used again."""
         await self._resources.transport.aclose()
-        self._resources.index.close()
+        with anyio.CancelScope(shield=True):
+            await self._resources.threads.write(self._resources.index.close)
 
     async def download(
         self,

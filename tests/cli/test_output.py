@@ -22,6 +22,7 @@ from modelhaul.cli.output import (
     describe,
     event_name,
     print_line,
+    print_lines,
     printable,
     summary,
     write_line,
@@ -391,6 +392,17 @@ def test_a_line_of_a_result_must_arrive(capsys: pytest.CaptureFixture[str]) -> N
     print_line("text")
 
     assert capsys.readouterr().out == "text\n"
+
+
+def test_lines_of_a_result_are_written_at_once_and_as_single_ones_are() -> None:
+    """What the stream cannot show is escaped in all of them."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", newline="")
+
+    with contextlib.redirect_stdout(stream):
+        print_lines(["plain", "é", "last"])
+
+    assert raw.getvalue() == b"plain\n\\xe9\nlast\n"
 
 
 @pytest.mark.parametrize("kind", VIEWS)

@@ -257,6 +257,34 @@ def test_the_forms_of_one_name_collide(name: str) -> None:
     assert set(found) == (forms if len(forms) > 1 else set())
 
 
+@thorough
+@given(
+    path=st.lists(
+        st.text(st.sampled_from("aGg1._-~ :/\\é\u200b\n"), max_size=6)
+        | st.sampled_from([".git", "git~1", "..", "con", RESERVED_FOLDER, "b" * 255, "b" * 256]),
+        max_size=4,
+    ).map("/".join)
+)
+def test_the_short_way_for_harmless_names_refuses_what_the_long_way_does(path: str) -> None:
+    """A layout that keeps names for itself has every name judged in full."""
+    assert fault(path) == fault(path, reserved=("kept for itself",))
+
+
+def test_a_name_that_the_layout_keeps_is_refused_however_harmless() -> None:
+    """It is the layout that says which; at the top only."""
+    assert fault("book", reserved=("book",)) is not None
+    assert fault("sub/book", reserved=("book",)) is None
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_path_of_very_many_parts_is_judged_too(fold: bool) -> None:
+    """As many as the longest path can have; a listing may hold it."""
+    deep = "/".join(["a"] * 2000)
+
+    assert set(collisions([deep, "b"], fold=fold)) == set()
+    assert set(collisions([deep, "a/a"], fold=fold)) == {deep, "a/a"}
+
+
 @pytest.mark.parametrize("fold", [False, True])
 def test_a_path_that_is_listed_twice_is_refused(fold: bool) -> None:
     """Which of the two contents is meant nobody can say."""

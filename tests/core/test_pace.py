@@ -286,6 +286,32 @@ def test_a_host_begins_with_eight_connections_or_as_many_as_allowed(cap: int, st
     assert Pace(cap=cap).target == start
 
 
+@pytest.mark.parametrize(
+    ("requests", "cap", "start"),
+    [(0, 64, 8), (12, 64, 8), (40, 64, 10), (400, 64, 32), (400, 20, 20), (400, 2, 2)],
+)
+def test_a_host_with_many_short_requests_begins_wider(requests: int, cap: int, start: int) -> None:
+    """Four requests for each connection at least, four times the usual start at most."""
+    pace = Pace(cap=cap)
+
+    pace.expect(requests)
+
+    assert pace.target == start
+
+
+def test_what_is_known_of_a_host_counts_more_than_what_is_waiting() -> None:
+    """Once it was measured, and after it has refused."""
+    measured, refused = Pace(cap=64), Pace(cap=64)
+    measured.observe(Sample(0.1, 0, 0, 8, limited=False, round_trip=0.05))
+    refused.refused(0.1, active=8)
+
+    measured.expect(1000)
+    refused.expect(1000)
+
+    assert measured.target == 8
+    assert refused.target < 8
+
+
 def test_connections_double_while_that_pays() -> None:
     """Up to the cap, and there it stays while every connection brings its share."""
     feed = Feed(Pace(cap=64))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from modelhaul.core.repo import RemoteFile, RepoRef
 from modelhaul.errors import HaulError, NotFound, ProtocolError, Unauthorized
 from modelhaul.hubs import modelscope as wire
-from modelhaul.hubs.modelscope import Entry
+from modelhaul.hubs.modelscope import Entry, Folder
 from modelhaul.net.transport import Response
 
 E = "https://hub.test"
@@ -210,7 +210,7 @@ def test_any_json_is_data_or_one_of_our_errors(status: int, body: object) -> Non
     except HaulError:
         return
 
-    assert all(isinstance(entry, Entry) for entry in entries)
+    assert all(isinstance(entry, (RemoteFile, Folder)) for entry in entries)
     assert wire.parse_commit(data) is None
     assert wire.parse_revisions(data) == []
 
@@ -228,12 +228,12 @@ def entries(*rows: object) -> list[Entry]:
 
 def test_a_file_of_a_listing() -> None:
     """Path, size, digest and the commit that touched it last."""
-    assert entries(row()) == [Entry("a.bin", RemoteFile("a.bin", 7, SHA, revision=COMMIT))]
+    assert entries(row()) == [RemoteFile("a.bin", 7, SHA, revision=COMMIT)]
 
 
 def test_fields_that_are_missing_are_unknown() -> None:
     """A path is all that a file must have."""
-    assert entries({"Path": "a"}) == [Entry("a", RemoteFile("a", None))]
+    assert entries({"Path": "a"}) == [RemoteFile("a", None)]
 
 
 @pytest.mark.parametrize(
@@ -255,13 +255,13 @@ def test_only_a_whole_digest_is_one(given_digest: object, digest: str | None) ->
     """What is not a SHA-256 is no digest, rather than one that nothing can match."""
     (entry,) = entries(row(Sha256=given_digest))
 
-    assert entry.file is not None
-    assert entry.file.sha256 == digest
+    assert isinstance(entry, RemoteFile)
+    assert entry.sha256 == digest
 
 
 def test_folders_are_entries_without_a_file() -> None:
     """They are walked, never fetched; their sizes do not matter."""
-    assert entries(row(Path="sub", Type="tree", Size=-1, Sha256="")) == [Entry("sub", None)]
+    assert entries(row(Path="sub", Type="tree", Size=-1, Sha256="")) == [Folder("sub")]
 
 
 @pytest.mark.parametrize("kind", ["blob", "", None, "file", "commit"])
@@ -269,7 +269,7 @@ def test_everything_else_is_a_file(kind: object) -> None:
     """Only `tree` is a folder: an unknown type is fetched, and its size and digest judge."""
     (entry,) = entries(row(Type=kind))
 
-    assert entry.file is not None
+    assert isinstance(entry, RemoteFile)
 
 
 @pytest.mark.parametrize("size", [-1, 2**61, 10**30, 1.5, "7", True, False, [], {}])
@@ -284,8 +284,8 @@ def test_large_and_empty_files_are_possible(size: int) -> None:
     """Neither nothing nor half a terabyte is special."""
     (entry,) = entries(row(Size=size))
 
-    assert entry.file is not None
-    assert entry.file.size == size
+    assert isinstance(entry, RemoteFile)
+    assert entry.size == size
 
 
 @pytest.mark.parametrize("bad", [{}, {"Path": ""}, {"Path": None}, {"Path": 7}, "a.bin", None, []])

@@ -17,7 +17,7 @@ from modelhaul.core.repo import RemoteFile
 from modelhaul.errors import StorageError
 from modelhaul.store.index import Entry, Known, ProvenIndex
 from modelhaul.store.osfile import Stamp
-from modelhaul.store.presence import Sight, look, prove, room
+from modelhaul.store.presence import Sight, is_missing, look, prove, room
 from tests.store.helpers import trace
 
 CONTENT = b"the wanted bytes"
@@ -43,6 +43,23 @@ def path(tmp_path: Path) -> Path:
 def remember(index: ProvenIndex, path: Path, known: Known) -> None:
     """Record a file as it is now."""
     index.remember([Entry(path, Stamp.of(path.lstat()), known)])
+
+
+# -- folders -------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_missing_where_nothing_can_be_in_it(tmp_path: Path) -> None:
+    """Not there, below a file, a file itself, or at the end of a link that leads nowhere."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "somewhere").symlink_to(tmp_path)
+
+    assert is_missing(tmp_path / "gone")
+    assert is_missing(tmp_path / "file" / "sub")
+    assert is_missing(tmp_path / "file")
+    assert is_missing(tmp_path / "nowhere")
+    assert not is_missing(tmp_path / "somewhere")
+    assert not is_missing(tmp_path)
 
 
 # -- looking -------------------------------------------------------------------------------------

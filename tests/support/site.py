@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modelhaul import Client, Settings
 from modelhaul.core.repo import RepoRef
+from modelhaul.engine.threads import Threads
 from modelhaul.hubs.modelscope import commits_url, file_url, files_url
 from modelhaul.net.transport import Response
 from tests.hubs.fakehub import ENDPOINT, enveloped
@@ -60,8 +61,11 @@ def site(
     return network
 
 
-def client(network: FakeNetwork, folder: Path) -> Client:
-    """A client of that network whose cache and memory are below `folder`; for virtual time."""
+def client(network: FakeNetwork, folder: Path, *, threads: Threads | None = None) -> Client:
+    """A client of that network whose cache and memory are below `folder`.
+
+    For virtual time, unless it gets real `threads`.
+    """
     settings = Settings(
         endpoint=ENDPOINT,
         token="",  # none at all: no saved login is looked for
@@ -69,7 +73,7 @@ def client(network: FakeNetwork, folder: Path) -> Client:
         cache_dir=folder / "cache",
         state_dir=folder / "state",
     )
-    return Client(settings, transport=network, threads=InlineThreads())
+    return Client(settings, transport=network, threads=threads or InlineThreads())
 
 
 def _always(response: Response) -> Callable[[str], Response]:

@@ -16,7 +16,7 @@ from modelhaul.cli.options import (
     changed_settings,
     choose_view,
 )
-from modelhaul.cli.output import JsonView, View, print_line, printable
+from modelhaul.cli.output import JsonView, View, print_lines, printable
 from modelhaul.cli.session import run
 from modelhaul.cli.spelling import is_like_repo
 from modelhaul.core.units import size_text
@@ -218,14 +218,16 @@ def _plan_fields(plan: Plan) -> dict[str, Any]:
 
 
 def _print_plan(plan: Plan) -> None:
+    lines = []
     for file in plan:
-        reused = f"  ({size_text(file.reuse)} here)" if file.fetch and file.reuse else ""
+        reused = f"  ({size_text(file.reuse)} here)" if file.reuse and file.fetch else ""
         reason = f"  ({file.reason})" if file.reason else ""
         size = size_text(file.file.size) if file.file.size is not None else "?"
         path = printable(file.file.path)
-        print_line(f"{file.action.value:6}  {size:>8}  {path}{reused}{reason}")
-    print_line(
+        lines.append(f"{file.action.value:6}  {size:>8}  {path}{reused}{reason}")
+    lines.append(
         f"{len(plan)} files, {size_text(plan.size)}:"
         f" {size_text(plan.fetch)} to fetch, {size_text(plan.reuse)} reused"
         + (f", {size_text(plan.copy)} copied" if plan.copy else "")
     )
+    print_lines(lines)

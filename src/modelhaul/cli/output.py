@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -223,6 +224,8 @@ def rate_is_known(amounts: events.Statistics) -> bool:
 
 def printable(text: str) -> str:
     """Text that cannot move the cursor: names and messages come from servers."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
@@ -238,7 +241,16 @@ def print_line(text: str) -> None:
         StorageError: it cannot be written. A reader that is gone, or a stdout that was closed on
             purpose, is no error.
     """
-    failure = _write(sys.stdout, text)
+    print_lines([text])
+
+
+def print_lines(texts: Iterable[str]) -> None:
+    """Print lines of the result on stdout, all in one write: there may be a hundred thousand.
+
+    Raises:
+        StorageError: as `print_line`.
+    """
+    failure = _write(sys.stdout, "\n".join(texts))
     if failure is not None:
         raise _unwritten(failure)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 # Our own parts, journals and locks live here; see docs/internals/journal.md.
 RESERVED_FOLDER = ".modelhaul"
@@ -19,6 +19,10 @@ _WINDOWS_RESERVED = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE
 )
 _WINDOWS_BAD = re.compile(r'[<>:"|?*]')
+# What nearly every name is made of; a listing may hold a hundred thousand. Nothing that `fault()`
+# refuses anywhere but on Windows matches it, save by its length.
+_HARMLESS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # all of Unicode's category Cc
 
 
 def fault(path: str, *, windows: bool = False, reserved: Collection[str] = ()) -> str | None:
@@ -29,28 +33,31 @@ def fault(path: str, *, windows: bool = False, reserved: Collection[str] = ()) -
         windows: judge by the rules of that system too.
         reserved: file names at the top that the layout keeps for itself.
     """
+    if not windows and not reserved and len(path) <= _MAX_COMPONENT and _HARMLESS.fullmatch(path):
+        return None
     if not path:
         return "the name is empty"
     try:
-        raw = path.encode()
+        length = _byte_length(path)
     except UnicodeEncodeError:
         return "the name is not valid Unicode"
-    if any(unicodedata.category(char) == "Cc" for char in path):
+    if _CONTROL.search(path):
         return "the name holds a control character"
     if "\\" in path:
         return "the name holds a backslash"
     if path.startswith("/"):
         return "the name is an absolute path"
-    if len(raw) > _MAX_PATH:
+    if length > _MAX_PATH:
         return f"the name is longer than {_MAX_PATH} bytes"
     parts = path.split("/")
     for part in parts:
         why = _component_fault(part, windows=windows)
         if why is not None:
             return why
-    if parts[0].casefold() == RESERVED_FOLDER:
+    top = parts[0].casefold()
+    if top == RESERVED_FOLDER:
         return f"{RESERVED_FOLDER} is the folder of our own state"
-    if parts[0].casefold() in reserved:
+    if top in reserved:
         return f"{path} is a file that this cache layout keeps for itself"
     return None
 
@@ -62,10 +69,9 @@ def _component_fault(part: str, *, windows: bool) -> str | None:
         return "the name climbs out of its folder"
     # A hook in .git/ of a folder that somebody works in would run as that person. Mac file systems
     # ignore invisible characters in names, Windows has short names besides.
-    visible = "".join(char for char in part if unicodedata.category(char) != "Cf")
-    if visible.casefold().rstrip(". ") in (".git", "git~1"):
+    if _visible(part).casefold().rstrip(". ") in (".git", "git~1"):
         return "the name reaches into a .git folder"
-    if len(part.encode()) > _MAX_COMPONENT:
+    if _byte_length(part) > _MAX_COMPONENT:
         return f"a part of the name is longer than {_MAX_COMPONENT} bytes"
     if windows:
         if part[-1] in ". ":
@@ -75,6 +81,17 @@ def _component_fault(part: str, *, windows: bool) -> str | None:
         if _WINDOWS_BAD.search(part):
             return "the name holds a character that Windows does not store"
     return None
+
+
+def _byte_length(text: str) -> int:
+    # Nearly every name is ASCII, and a listing may hold a hundred thousand.
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _visible(part: str) -> str:
+    if part.isascii():
+        return part
+    return "".join(char for char in part if unicodedata.category(char) != "Cf")
 
 
 def collisions(paths: Iterable[str], *, fold: bool) -> dict[str, str]:
@@ -95,17 +112,28 @@ def collisions(paths: Iterable[str], *, fold: bool) -> dict[str, str]:
         for path in same[1:]:
             found[path] = f"this file system cannot tell it from {same[0]}"
             found.setdefault(same[0], f"this file system cannot tell it from {path}")
+    listed_above: dict[str, list[str]] = {}
     for same in owners.values():
         for path in same:
-            parent = path.rpartition("/")[0]
-            while parent:
-                if key(parent) in owners:
-                    above = owners[key(parent)][0]
-                    found.setdefault(path, f"{above} is listed as a file")
-                    found.setdefault(above, f"it is listed as a file and as the folder of {path}")
-                parent = parent.rpartition("/")[0]
+            folder = path.rpartition("/")[0]
+            if folder not in listed_above:
+                # Once per folder: most files of a long listing share theirs.
+                keys = [key(parent) for parent in _with_parents(folder)]
+                listed_above[folder] = [owners[each][0] for each in keys if each in owners]
+            for above in listed_above[folder]:
+                found.setdefault(path, f"{above} is listed as a file")
+                found.setdefault(above, f"it is listed as a file and as the folder of {path}")
     return found
 
 
+def _with_parents(folder: str) -> Iterator[str]:
+    """A folder and those that it lies in, the nearest first."""
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
+
+
 def _folded(path: str) -> str:
+    if path.isascii():
+        return path.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 START = 8
+SHORT_START = 32  # where many short requests are waiting
+SHORT_EACH = 4  # of them for each connection, at least
 GROWTH = 1.10  # doubling must pay at least this much, else it is undone
 KEPT = 0.75  # of the rate, at least, must remain when a doubling is undone: half would be its share
 DECREASE = 0.7  # after a refusal
@@ -111,6 +113,17 @@ class Pace:
         self._ceiling = cap
         self._ceiling_until = 0.0
         self._forgive = FORGIVE / 2
+
+    def expect(self, requests: int) -> None:
+        """So many short requests are waiting: begin wider, if nothing is known of the host yet.
+
+        A short answer is over before doubling would have got anywhere, and brings so few bytes
+        that many of them at once are no more than a few long ones. Each connection gets some of
+        them, or opening it would not pay.
+        """
+        if self._climbing and self._trial is None and self._since is None:
+            wide = min(SHORT_START, requests // SHORT_EACH, self._ceiling)
+            self.target = max(self.target, wide)
 
     def observe(self, sample: Sample) -> None:
         """Take a sample and perhaps move the target."""

@@ -39,6 +39,10 @@ class Presence:
     recorded: int = 0
 
 
+#: Nothing stands there, and no part has any of it.
+ABSENT = Presence()
+
+
 class Action(Enum):
     """What to do about a file."""
 
@@ -112,15 +116,19 @@ def share(plans: list[FilePlan]) -> list[FilePlan]:
 
     One that is there already is the first choice.
     """
-    first: dict[tuple[str, int], int] = {}
-    for action in (Action.KEEP, Action.FETCH):
-        for at, plan in enumerate(plans):
-            key = _content(plan)
-            if key is not None and plan.action is action:
-                first.setdefault(key, at)
+    kept: dict[tuple[str, int], int] = {}
+    fetched: dict[tuple[str, int], int] = {}
+    keys = [_content(plan) for plan in plans]
+    for at, (plan, key) in enumerate(zip(plans, keys, strict=True)):
+        if key is None:
+            continue
+        if plan.action is Action.KEEP:
+            kept.setdefault(key, at)
+        elif plan.action is Action.FETCH:
+            fetched.setdefault(key, at)
+    first = fetched | kept
     shared = list(plans)
-    for at, plan in enumerate(plans):
-        key = _content(plan)
+    for at, (plan, key) in enumerate(zip(plans, keys, strict=True)):
         if key is not None and plan.action is Action.FETCH and first[key] != at:
             there = plans[first[key]].action is Action.KEEP
             shared[at] = FilePlan(

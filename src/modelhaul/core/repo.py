@@ -76,6 +76,8 @@ def sha256_or_none(text: object) -> str | None:
     """`text` in lower case if it is a SHA-256 in hex, with or without quotes; else None."""
     if not isinstance(text, str):
         return None
+    if _SHA256.fullmatch(text):
+        return text
     text = text.strip().strip('"').lower()
     return text if _SHA256.fullmatch(text) else None
 

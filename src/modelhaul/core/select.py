@@ -34,7 +34,7 @@ def select(
     """
     patterns = list(include)
     wanted_names = [_plain(name) for name in names]
-    listed = {file.path for file in files}
+    listed = {file.path for file in files} if wanted_names else set()
     for name in wanted_names:
         if name not in listed:
             near = get_close_matches(name, listed, n=1, cutoff=0.6)
@@ -54,6 +54,8 @@ def select(
         chosen |= hits
     everything = not patterns and not wanted_names
     refuses = [matcher(pattern) for pattern in exclude if pattern]
+    if everything and not refuses:
+        return tuple(files)
     kept = tuple(
         file
         for file in files

@@ -11,7 +11,7 @@ import asyncio
 import math
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -214,8 +214,17 @@ class Engine:
             source = copies[0].order.copy_from
             if source is not None:
                 self._start_copies(digest, source)
+        self._expect_short()
         self._feed()
         self._dispatch()
+
+    def _expect_short(self) -> None:
+        """Tell the origins how many small files are waiting for them."""
+        waiting = Counter(
+            file.order.sources[0].origin for file in self._whole if file.order.sources
+        )
+        for origin, count in waiting.items():
+            self.lanes.lane(str(origin)).pace.expect(count)
 
     def _finished(self, task: Task) -> None:
         """A file has its result."""
@@ -547,7 +556,8 @@ class Engine:
         )
 
     def _in_motion(self) -> Iterator[Task]:
-        yield from self._moving.values()
+        # One that has its result is counted already, even if its files are still being closed.
+        yield from (file for file in self._moving.values() if file.result is None)
         for lease in self._scheduler.leases:
             if lease.job.whole:
                 yield self._tasks[lease.job.key]

@@ -94,7 +94,7 @@ class LargeFile(Task):
         return FileProgress(
             path=self.order.file.path,
             size=self._size,
-            done=min(self._size, self._have.total + self._writer.pending),
+            done=self._have.total,
             verified=self._hasher.position,
             rate=sum(lease.rate for lease in self.ranges.leases),
         )
@@ -352,7 +352,8 @@ class LargeFile(Task):
         burst.arrive()
         await burst.wait()
         self._claim = await self._wait_claim()
-        if self._claim.part.stamp() == left and self._claim.have.total == self._size:
+        found = await self.context.threads.write(self._claim.part.stamp)
+        if found == left and self._claim.have.total == self._size:
             return True
         if not await self.context.recheck(self.order):
             raise StorageError(
@@ -405,4 +406,5 @@ class LargeFile(Task):
         finally:
             self._writer.close()
             self._hasher.close()
-            self._claim.close()
+            # Even closing may wait for the disk: network file systems write back then.
+            await self.context.threads.write(self._claim.close)

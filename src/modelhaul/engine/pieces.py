@@ -252,12 +252,6 @@ class PieceWriter:
         self._put += 1
         self._wake.set()
 
-    @property
-    def pending(self) -> int:
-        """Bytes that arrived and are not written yet."""
-        queued = sum(piece.length for piece in self._queue)
-        return queued + sum(receiver.held for receiver in self.receivers)
-
     def cut(self) -> None:
         """Have every run recorded that is long or old enough."""
         now = anyio.current_time()

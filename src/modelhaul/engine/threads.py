@@ -15,7 +15,7 @@ Ts = TypeVarTuple("Ts")
 # Enough that a few writes that block (dirty pages, a network disk) do not stop the others.
 _WRITERS = 8
 # A sync can take seconds; it must never keep a write waiting.
-_SYNCERS = 16
+SYNCERS = 16
 
 
 class Threads(Protocol):
@@ -47,7 +47,7 @@ class WorkerThreads:
     def __init__(self) -> None:
         self._write = anyio.CapacityLimiter(_WRITERS)
         self._hash = anyio.CapacityLimiter(os.cpu_count() or 1)
-        self._sync = anyio.CapacityLimiter(_SYNCERS)
+        self._sync = anyio.CapacityLimiter(SYNCERS)
 
     async def write(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         return await to_thread.run_sync(call, *args, limiter=self._write)

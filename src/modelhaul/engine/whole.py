@@ -18,6 +18,7 @@ from modelhaul.engine.buffers import Block
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import LeaseReceiver, Order, Task
+from modelhaul.engine.threads import SYNCERS
 from modelhaul.errors import (
     ConnectionLost,
     HaulError,
@@ -209,7 +210,9 @@ class WholeFile(Task):
         part, self._part = self._part, None
         # Round trips are what such files cost: a few of them count as a megabyte of progress.
         self.context.recorded(max(self._written, 64 * 1024))
-        await self._batch.add(Ready(self, part, digest, self._written))
+        # From here on the batch counts them.
+        size, self._written = self._written, 0
+        await self._batch.add(Ready(self, part, digest, size))
 
     def discard(self) -> None:
         """In a thread: remove the part of a file that is given up or interrupted."""
@@ -251,13 +254,12 @@ class Batch:
         if context.burst is not None:
             # It may take long until the burst: keep no descriptor open that long.
             try:
-                await context.threads.sync(ready.part.barrier)
+                await context.threads.sync(_rest, ready.part)
             except HaulError:
                 self._ready.remove(ready)
                 self.size -= ready.size
                 await context.threads.write(_discard, ready)
                 raise
-            ready.part.release()
             context.burst.arrive()
         self._begun.set()
         if len(self._ready) >= BATCH_FILES or self.size >= BATCH_BYTES:
@@ -314,9 +316,11 @@ class Batch:
         context = self._context
         try:
             async with anyio.create_task_group() as group:
-                for ready in batch:
-                    if ready.part.open:
-                        group.start_soon(self._sync, ready)
+                # As many threads as may sync at once, each with its share: a call for each file
+                # would cost more than syncing it.
+                files = [ready for ready in batch if ready.part.open]
+                for share in range(min(SYNCERS, len(files))):
+                    group.start_soon(context.threads.sync, _sync, files[share::SYNCERS])
         except BaseExceptionGroup as failed:
             raise single_error(failed) from failed
         stamps = await context.threads.sync(self._rename, batch)
@@ -331,12 +335,6 @@ class Batch:
                 ready.file.succeed(
                     "fetched", size=ready.size, digest=ready.digest, proof_seconds=proof
                 )
-
-    async def _sync(self, ready: Ready) -> None:
-        try:
-            await self._context.threads.sync(ready.part.barrier)
-        except HaulError as error:
-            ready.error = error
 
     def _rename(self, batch: list[Ready]) -> dict[Ready, Stamp]:
         """In a thread: rename all that are synced, then sync each folder once, then remember."""
@@ -370,6 +368,21 @@ class Batch:
             for ready, stamp in stamps.items()
         )
         return stamps
+
+
+def _sync(files: list[Ready]) -> None:
+    """In a thread: make parts durable, one after the other."""
+    for ready in files:
+        try:
+            ready.part.barrier()
+        except HaulError as error:
+            ready.error = error
+
+
+def _rest(part: PartFile) -> None:
+    """In a thread: make a part durable and close it until it is published."""
+    part.barrier()
+    part.release()
 
 
 def _rename_one(ready: Ready) -> Stamp | None:

@@ -50,11 +50,14 @@ _LARGEST = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of a listing: a file, or a folder (`file` is None)."""
+class Folder:
+    """A folder in a listing."""
 
     path: str
-    file: RemoteFile | None
+
+
+#: What a listing consists of.
+Entry = RemoteFile | Folder
 
 
 def files_url(endpoint: str, ref: RepoRef, revision: str, *, root: str, recursive: bool) -> str:
@@ -149,25 +152,23 @@ def _entry(url: str, row: object) -> Entry:
     path = _text(row.get("Path")) if isinstance(row, dict) else ""
     if not isinstance(row, dict) or not path:
         raise ProtocolError(f"{shown(url)} lists something without a path")
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise ProtocolError(f"{shown(url)} lists a name that is not Unicode") from None
+    if not path.isascii():
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise ProtocolError(f"{shown(url)} lists a name that is not Unicode") from None
     if row.get("Type") == "tree":
-        return Entry(path, None)
+        return Folder(path)
     size = row.get("Size")
     if size is not None and (
         not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _LARGEST
     ):
         raise ProtocolError(f"{shown(url)} lists {path!r} with an impossible size")
-    return Entry(
-        path,
-        RemoteFile(
-            path=path,
-            size=size,
-            sha256=sha256_or_none(row.get("Sha256")),
-            revision=_text(row.get("Revision")) or None,
-        ),
+    return RemoteFile(
+        path=path,
+        size=size,
+        sha256=sha256_or_none(row.get("Sha256")),
+        revision=_text(row.get("Revision")) or None,
     )
 
 
@@ -212,25 +213,22 @@ class ModelScopeHub:
     Attributes:
         endpoint: scheme and host, no trailing slash.
         token: sent to that origin only, as header and as cookie; None for anonymous.
+        origin: of the endpoint.
+        credentials: headers that say who we are. The site takes either; some of its calls only the
+            cookie.
     """
 
     endpoint: str
     token: str | None = field(repr=False)
     api: Api
+    origin: Origin = field(init=False)
+    credentials: Mapping[str, str] = field(init=False, repr=False)
 
-    @property
-    def origin(self) -> Origin:
-        return origin_of(self.endpoint)
-
-    @property
-    def credentials(self) -> Mapping[str, str]:
-        """Headers that say who we are. The site takes either; some of its calls only the cookie."""
-        if not self.token:
-            return {}
-        return {
-            "Authorization": f"Bearer {self.token}",
-            "Cookie": f"m_session_id={self.token}",
-        }
+    def __post_init__(self) -> None:
+        # Once, not for each of a hundred thousand files.
+        object.__setattr__(self, "origin", origin_of(self.endpoint))
+        headers = {"Authorization": f"Bearer {self.token}", "Cookie": f"m_session_id={self.token}"}
+        object.__setattr__(self, "credentials", headers if self.token else {})
 
     async def resolve(self, ref: RepoRef) -> Snapshot:
         revision = ref.revision or DEFAULT_REVISION
@@ -377,7 +375,7 @@ class ModelScopeHub:
             found.extend(direct)
             async with anyio.create_task_group() as group:
                 for entry in direct:
-                    if entry.file is not None:
+                    if isinstance(entry, RemoteFile):
                         continue
                     # Each folder once, and only further down: the names are the server's.
                     if entry.path in visited or not entry.path.startswith(
@@ -453,9 +451,9 @@ def _unique(entries: Iterable[Entry]) -> list[RemoteFile]:
     """The files of a listing, each path once; two different files of one path are an error."""
     found: dict[str, RemoteFile] = {}
     for entry in entries:
-        if entry.file is None:
+        if isinstance(entry, Folder):
             continue
-        known = found.setdefault(entry.path, entry.file)
-        if (known.size, known.sha256) != (entry.file.size, entry.file.sha256):
+        known = found.setdefault(entry.path, entry)
+        if known is not entry and (known.size, known.sha256) != (entry.size, entry.sha256):
             raise ProtocolError(f"the hub lists {entry.path!r} twice, differently")
     return list(found.values())

@@ -14,7 +14,7 @@ from modelhaul.core.repo import RemoteFile
 from modelhaul.store import osfile
 from modelhaul.store.hashing import hash_file
 from modelhaul.store.index import Entry, Known, ProvenIndex, grain_ns, wait_for_grain
-from modelhaul.store.osfile import Stamp, storage_errors
+from modelhaul.store.osfile import Stamp, storage_error, storage_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,10 @@ class Sight:
     verdict: bool | None = False
 
 
+#: What is seen where nothing is.
+NOTHING = Sight(Found.NOTHING)
+
+
 def look(path: Path, file: RemoteFile, index: ProvenIndex, *, trust: bool) -> Sight:
     """See what is at `path`, without reading content.
 
@@ -43,11 +47,12 @@ def look(path: Path, file: RemoteFile, index: ProvenIndex, *, trust: bool) -> Si
         index: memory of proven files.
         trust: believe the memory; without it only a new hash counts.
     """
-    with storage_errors(f"looking at {path}"):
-        try:
-            status = path.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            return Sight(Found.NOTHING)
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return NOTHING
+    except OSError as error:
+        raise storage_error(error, f"looking at {path}") from error
     stamp = Stamp.of(status)
     if stat.S_ISDIR(status.st_mode):
         return Sight(Found.FOLDER, stamp)
@@ -57,6 +62,12 @@ def look(path: Path, file: RemoteFile, index: ProvenIndex, *, trust: bool) -> Si
         return Sight(Found.OTHER, stamp)
     known = index.lookup(path, stamp)
     return Sight(Found.FILE, stamp, known, _verdict(file, stamp.size, known, trust=trust))
+
+
+def is_missing(folder: Path) -> bool:
+    """Whether there is no such folder, and so nothing in it either."""
+    with storage_errors(f"looking at {folder}"):
+        return not folder.is_dir()
 
 
 def _verdict(file: RemoteFile, size: int, known: Known | None, *, trust: bool) -> bool | None:

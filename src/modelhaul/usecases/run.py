@@ -14,7 +14,16 @@ import anyio
 
 from modelhaul.core import names
 from modelhaul.core.pace import Throttle
-from modelhaul.core.plan import Action, FilePlan, Found, Plan, Presence, decide, share
+from modelhaul.core.plan import (
+    ABSENT,
+    Action,
+    FilePlan,
+    Found,
+    Plan,
+    Presence,
+    decide,
+    share,
+)
 from modelhaul.core.repo import RemoteFile, Source
 from modelhaul.core.units import size_text
 from modelhaul.engine.buffers import BufferPool
@@ -170,13 +179,15 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
             reason = unsafe[file.path]
             plans.append(FilePlan(file=file, action=Action.REFUSE, reason=reason, unsafe=True))
             continue
-        sight = sights[file.path]
-        seen = Presence(
-            found=sight.found,
-            same=file.path in same,
-            ours=sight.known is not None and sight.known.ours,
-            recorded=recorded.get(file.path, 0),
-        )
+        sight, parts = sights[file.path], recorded.get(file.path, 0)
+        seen = ABSENT
+        if parts or sight.found is not Found.NOTHING:
+            seen = Presence(
+                found=sight.found,
+                same=file.path in same,
+                ours=sight.known is not None and sight.known.ours,
+                recorded=parts,
+            )
         plans.append(decide(file, seen, owned=job.layout.owned, force=job.force))
     plan = Plan(tuple(share(plans)))
     emit(Planned(files=len(job.files), fetch=plan.fetch, reuse=plan.reuse, copy=plan.copy))
@@ -347,12 +358,14 @@ async def _unsafe(resources: Resources, job: Job) -> dict[str, str]:
             refused[file.path] = why
     paths = [file.path for file in job.files if file.path not in refused]
     clashes = names.collisions(paths, fold=True)
-    if clashes:
-        # Only now is it worth asking the file system whether it cares.
-        existing = osfile.nearest_existing(job.layout.root)
-        if not await resources.threads.write(osfile.folds_names, existing):
-            clashes = names.collisions(paths, fold=False)
+    # Only where it matters is it worth asking the file system whether it cares.
+    if clashes and not await resources.threads.write(_folds_names, job.layout):
+        clashes = names.collisions(paths, fold=False)
     return refused | clashes
+
+
+def _folds_names(layout: Layout) -> bool:
+    return osfile.folds_names(osfile.nearest_existing(layout.root))
 
 
 def _unsafe_name(plan: FilePlan) -> UnsafeName:
@@ -365,11 +378,21 @@ def _unsafe_name(plan: FilePlan) -> UnsafeName:
 
 async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> dict[str, Sight]:
     sights: dict[str, Sight] = {}
+    # By folder, since a new target has none of them and a listing may be long. Only that a folder
+    # is missing is remembered, not what one holds: the file system may find a name by another
+    # spelling than the one that it lists.
+    missing: dict[str, bool] = {}
 
     def look(some: Sequence[RemoteFile]) -> None:
         for file in some:
+            folder = file.path.rpartition("/")[0]
+            if missing.get(folder):
+                sights[file.path] = presence.NOTHING
+                continue
             final = job.layout.final(file.path)
             sight = presence.look(final, file, resources.index, trust=not job.force)
+            if sight.found is Found.NOTHING and folder not in missing:
+                missing[folder] = presence.is_missing(final.parent)
             if sight.verdict is False and not job.force and _was_published(job, file, sight):
                 sight = replace(sight, verdict=True)
             sights[file.path] = sight
