@@ -172,6 +172,9 @@ class WaitingDisk:
     async def sync(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         return await self._real.sync(lambda: self._held(call, *args))
 
+    def tell(self, call: Callable[[*Ts], None], *args: *Ts) -> None:
+        self._real.tell(call, *args)
+
     def check_cancelled(self) -> None:
         self._real.check_cancelled()
 

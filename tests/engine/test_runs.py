@@ -399,7 +399,7 @@ class FailingDisk(InlineThreads):
     async def _run(self, kind, call, *args):  # type: ignore[no-untyped-def]
         if kind == self._kind:
             self._left -= 1
-            if self._left < 0 and call.__name__ in ("_store", "sync"):
+            if self._left < 0 and call.__name__ in ("_store", "_store_rest", "sync"):
                 raise StorageError("Input/output error: writing the part")
         return await super()._run(kind, call, *args)
 
@@ -428,7 +428,7 @@ class FullAfter(InlineThreads):
         self._room = room
 
     async def _run(self, kind, call, *args):  # type: ignore[no-untyped-def]
-        if call.__name__ != "_store":
+        if call.__name__ not in ("_store", "_store_rest"):
             return await super()._run(kind, call, *args)
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (self._room, limit[1]))

@@ -31,6 +31,9 @@ class InlineThreads:
     async def sync(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         return await self._run("sync", call, *args)
 
+    def tell(self, call: Callable[[*Ts], None], *args: *Ts) -> None:
+        call(*args)
+
     def check_cancelled(self) -> None:
         """Nothing to check: an inline call cannot be cancelled from outside."""
 

@@ -20,8 +20,8 @@ MIB = 1 << 20
 #: Bytes read back and hashed per thread call: short enough to stop soon, long enough to cost
 #: nothing.
 HASH_STEP = 32 * MIB
-#: Bytes hashed out of memory per thread call: their blocks come back when it returns.
-MEMORY_STEP = 8 * MIB
+#: Bytes hashed out of memory per thread call: then others get their turn.
+_TURN = 64 * MIB
 
 
 class Hasher:
@@ -45,7 +45,7 @@ class Hasher:
 
     def _restart(self) -> None:
         self._follower = Follower()
-        self._at = 0  # end of what is hashed, or being hashed
+        self._at = 0  # end of what is hashed, or being read back
         self._joined = 0  # from there on, end of what is kept without a gap
 
     @property
@@ -102,39 +102,36 @@ class Hasher:
             StorageError: it cannot be read back.
         """
         while True:
-            if offsets := self._next_kept():
-                pieces = [self._kept[offset] for offset in offsets]
-                self._at = offsets[-1] + pieces[-1][1]
-                # Kept until the call has returned, even if it is not waited for.
-                await self._context.threads.hash(self._feed, pieces)
-                for offset in offsets:
-                    self._context.pool.give(self._kept.pop(offset)[0])
+            if self._at in self._kept:
+                await self._context.threads.hash(self._feed, self._at)
             elif (stop := self._next_stop()) > self._at:
                 self._at = stop
                 self._join()
                 await self._context.threads.hash(self._follower.advance, part, stop)
+                self._advanced()
             else:
                 self._wake = anyio.Event()
                 await self._wake.wait()
-                continue
-            self._advanced()
-
-    def _next_kept(self) -> list[int]:
-        """Offsets of the kept blocks that come next, for one thread call."""
-        offsets, at = [], self._at
-        while at in self._kept and at < self._at + MEMORY_STEP:
-            offsets.append(at)
-            at += self._kept[at][1]
-        return offsets
 
     def _next_stop(self) -> int:
         """How far to read back: up to the frontier, or to what is in memory."""
         return min(self._frontier(), self._at + HASH_STEP, *self._kept)
 
-    def _feed(self, pieces: list[tuple[Block, int]]) -> None:
-        """In a thread: hash out of memory."""
-        for block, length in pieces:
+    def _feed(self, at: int) -> None:
+        """In a thread: hash out of memory, as long as blocks come, for one turn."""
+        stop = at + _TURN
+        while at < stop and (found := self._kept.get(at)) is not None:
+            block, length = found
             self._follower.feed(block.view[:length])
+            self._context.threads.tell(self._fed, at)
+            at += length
+
+    def _fed(self, offset: int) -> None:
+        # Kept until it is hashed, even if nobody waits for that any more.
+        block, length = self._kept.pop(offset)
+        self._at = offset + length
+        self._context.pool.give(block)
+        self._advanced()
 
     def restart(self) -> None:
         """Begin again at byte 0: bytes will be written anew. No call of `run` may be under way."""

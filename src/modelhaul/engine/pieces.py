@@ -2,8 +2,9 @@
 
 Receivers fill blocks and put them into a queue; one thread call at a time takes the CRC of what is
 queued, writes it, and appends the records of runs that have ended. One at a time is what keeps the
-CRC of a run in order. A piece stays in the queue until it is written: a stop in between finds it
-there.
+CRC of a run in order. The call goes on as long as pieces come, and tells the loop of each group: a
+call per group would wait for the loop between any two, half of the time. A piece stays in the
+queue until it is written: a stop in between finds it there.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ MIB = 1 << 20
 RECORD_SECONDS = 0.25
 RECORD_MIN = 1 * MIB
 RECORD_AGE = 2.0
-#: Bytes written per thread call: their blocks come back when it returns.
-_BATCH = 8 * MIB
+#: Bytes written before the loop is told: their blocks come back then.
+_GROUP = 2 * MIB
+#: Bytes written per thread call: then others get their turn.
+_TURN = 64 * MIB
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +43,7 @@ class Piece:
 
     Attributes:
         last: the owner has ended.
-        stored: written; if a later piece of the batch cannot be, it is not written again.
+        stored: written; if a later piece of the group cannot be, it is not written again.
     """
 
     owner: Lease
@@ -222,12 +225,14 @@ class PieceWriter:
         self._queue: deque[Piece] = deque()
         self._put = 0
         self._stored = 0
-        self._cut = False
+        self._cuts_asked = 0
+        self._cuts_begun = 0
+        self._cuts_made = 0
         self._closed = False
         self._runs: dict[Lease, _Run] = {}
         self._ended: list[Have] = []
         self._wake = anyio.Event()
-        self._batch_done = anyio.Event()
+        self._group_done = anyio.Event()
         self._receiver_gone = anyio.Event()
 
     # -- called by the receivers; never waits ----------------------------------------------------
@@ -254,11 +259,11 @@ class PieceWriter:
 
     def cut(self) -> None:
         """Have every run recorded that is long or old enough."""
-        now = anyio.current_time()
+        now = self.context.now()
         for receiver in list(self.receivers):
             run = self._runs.get(receiver.lease)
             receiver.hand_over_if_due(0 if run is None else run.length, now)
-        self._cut = True
+        self._cuts_asked += 1
         self._wake.set()
 
     # -- writing ---------------------------------------------------------------------------------
@@ -270,11 +275,14 @@ class PieceWriter:
             StorageError: the disk failed; what is not written yet stays queued.
         """
         while True:
-            if self._queue or self._cut:
-                await self._write_batch(claimed)
+            if self._has_work():
+                await self.context.threads.write(self._store, claimed)
             else:
                 self._wake = anyio.Event()
                 await self._wake.wait()
+
+    def _has_work(self) -> bool:
+        return bool(self._queue) or self._cuts_begun < self._cuts_asked
 
     async def keep_records(self) -> None:
         """Have runs recorded now and then, until cancelled."""
@@ -284,53 +292,69 @@ class PieceWriter:
 
     async def wait_drained(self) -> None:
         """Wait until everything that is queued now is written, and a cut has been made."""
-        target = self._put
-        while self._stored < target or self._cut:
-            await self._batch_done.wait()
+        target, cuts = self._put, self._cuts_asked
+        while self._stored < target or self._cuts_made < cuts:
+            await self._group_done.wait()
 
-    async def _write_batch(self, claimed: Claim) -> None:
-        pieces, size = [], 0
-        for piece in self._queue:
-            if size >= _BATCH:
-                break
-            pieces.append(piece)
-            size += piece.length
-        cut, self._cut = self._cut, False
-        now = anyio.current_time()
-        recorded = await self.context.threads.write(self._store, claimed, pieces, now, cut)
+    def _store(self, claimed: Claim) -> None:
+        """In a thread: write and record group after group, for one turn."""
+        left = _TURN
+        while self._has_work() and left > 0:
+            asked = self._cuts_asked
+            cut, self._cuts_begun = self._cuts_begun < asked, asked
+            pieces = self._store_group(claimed)
+            recorded = self._record(claimed, cut=cut)
+            for _ in pieces:
+                self._queue.popleft()
+            self.context.threads.tell(self._group_stored, pieces, recorded, asked)
+            left -= sum(piece.length for piece in pieces)
+
+    def _group_stored(self, pieces: list[Piece], recorded: list[Have], cuts: int) -> None:
         for piece in pieces:
-            self._queue.popleft()
             self._stored += 1
             block = piece.block
             if block is not None and not self._keep(piece.offset, block, piece.length):
                 self.context.pool.give(block)
+        self._cuts_made = cuts
         self._written(pieces, recorded)
-        self._batch_done.set()
-        self._batch_done = anyio.Event()
+        self._group_done.set()
+        self._group_done = anyio.Event()
 
-    def _store(self, claimed: Claim, pieces: list[Piece], now: float, cut: bool) -> list[Have]:
-        """In a thread: write pieces, then append the records of runs that have ended."""
-        chunk = self.context.options.chunk
-        for piece in pieces:
-            if piece.stored:
-                continue
-            run = self._runs.get(piece.owner)
-            if piece.block is not None:
-                data = piece.block.view[: piece.length]
-                if run is None:
-                    source = crc32(piece.owner.source.name.encode())
-                    run = _Run(piece.offset, piece.offset, 0, source, now)
-                    self._runs[piece.owner] = run
-                assert run.stop == piece.offset
-                # From memory and before the write: what the disk makes of it is another question.
-                crc = crc32(data, run.crc)
-                claimed.part.write_at(data, piece.offset)
-                run.crc = crc
-                run.stop += piece.length
-            if run is not None and (piece.last or run.stop % chunk == 0):
-                self._ended.append(self._runs.pop(piece.owner).record())
-            piece.stored = True
+    def _store_group(self, claimed: Claim) -> list[Piece]:
+        """In a thread: write the pieces that come next."""
+        pieces: list[Piece] = []
+        size = 0
+        while size < _GROUP and len(pieces) < len(self._queue):
+            piece = self._queue[len(pieces)]
+            self._store_piece(claimed, piece)
+            pieces.append(piece)
+            size += piece.length
+        return pieces
+
+    def _store_piece(self, claimed: Claim, piece: Piece) -> None:
+        if piece.stored:
+            return
+        run = self._runs.get(piece.owner)
+        if piece.block is not None:
+            data = piece.block.view[: piece.length]
+            if run is None:
+                source = crc32(piece.owner.source.name.encode())
+                run = _Run(piece.offset, piece.offset, 0, source, self.context.now())
+                self._runs[piece.owner] = run
+            assert run.stop == piece.offset
+            # From memory and before the write: what the disk makes of it is another question.
+            crc = crc32(data, run.crc)
+            claimed.part.write_at(data, piece.offset)
+            run.crc = crc
+            run.stop += piece.length
+        if run is not None and (piece.last or run.stop % self.context.options.chunk == 0):
+            self._ended.append(self._runs.pop(piece.owner).record())
+        piece.stored = True
+
+    def _record(self, claimed: Claim, *, cut: bool) -> list[Have]:
+        """In a thread: append the records of runs that have ended, or are to be cut."""
         if cut:
+            now = self.context.now()
             for owner, run in list(self._runs.items()):
                 if run.length >= RECORD_MIN or now - run.began >= RECORD_AGE:
                     self._ended.append(self._runs.pop(owner).record())
@@ -341,6 +365,11 @@ class PieceWriter:
         claimed.journal.append(list[Record](self._ended))
         recorded, self._ended = self._ended, []
         return recorded
+
+    def _store_rest(self, claimed: Claim) -> None:
+        """In a thread: write all that is queued."""
+        for piece in list(self._queue):
+            self._store_piece(claimed, piece)
 
     def _append_all(self, claimed: Claim) -> None:
         """In a thread: append the records of all runs, ended or not."""
@@ -366,9 +395,8 @@ class PieceWriter:
                 await self._receiver_gone.wait()
         if claimed.part.failed or not claimed.open:
             return  # after a failed barrier nothing new counts; a discarded part holds nothing
-        now = anyio.current_time()
         try:
-            await self.context.threads.write(self._store, claimed, list(self._queue), now, False)
+            await self.context.threads.write(self._store_rest, claimed)
         finally:
             await self.context.threads.write(self._append_all, claimed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from typing import Protocol, TypeVar, TypeVarTuple
@@ -37,6 +38,9 @@ class Threads(Protocol):
         """Calls that wait for the disk: barriers, publishing."""
         ...
 
+    def tell(self, call: Callable[[*Ts], None], *args: *Ts) -> None:
+        """Inside a call: have something called on the loop soon, before the call's own return."""
+
     def check_cancelled(self) -> None:
         """Called inside a long call: raises if the caller was cancelled."""
 
@@ -48,15 +52,22 @@ class WorkerThreads:
         self._write = anyio.CapacityLimiter(_WRITERS)
         self._hash = anyio.CapacityLimiter(os.cpu_count() or 1)
         self._sync = anyio.CapacityLimiter(SYNCERS)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def write(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        self._loop = asyncio.get_running_loop()
         return await to_thread.run_sync(call, *args, limiter=self._write)
 
     async def hash(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        self._loop = asyncio.get_running_loop()
         return await to_thread.run_sync(call, *args, limiter=self._hash)
 
     async def sync(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         return await to_thread.run_sync(call, *args, limiter=self._sync)
+
+    def tell(self, call: Callable[[*Ts], None], *args: *Ts) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(call, *args)
 
     def check_cancelled(self) -> None:
         from_thread.check_cancelled()
