@@ -562,6 +562,23 @@ def test_the_window_does_not_shrink_with_what_is_left() -> None:
     assert (at_the_frontier.start, ahead.start) == (0, 160 * MIB)
 
 
+def test_nobody_helps_while_the_hashing_is_what_is_behind() -> None:
+    """A second connection for the same bytes would only break up the first."""
+    scheduler = Scheduler(chunk=4 * MIB)
+    job = ranged(1, 64 * MIB, known(round_trip=0.001, rate=1e6))
+    scheduler.add(job)
+    take(scheduler, 1)
+    job.todo.remove(Span(4 * MIB, 32 * MIB))
+    job.behind = True
+
+    while_behind = scheduler.next(0.0, always, 1)
+    job.behind = False
+    afterwards = scheduler.next(0.0, always, 1)
+
+    assert while_behind is None
+    assert afterwards is not None
+
+
 def test_next_tells_whether_the_window_held_bytes_back() -> None:
     scheduler = Scheduler(chunk=MIB)
     job = ranged(1, 64 * MIB, known(round_trip=0.001, rate=1e6))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
 from modelhaul import events
-from tests.engine.harness import MIB, ORIGIN, Rig, payload, remote
+from tests.engine.harness import CHUNK, MIB, ORIGIN, Rig, payload, remote
+from tests.support.inline import InlineThreads
 from tests.support.network import FakeNetwork, Fault, Served
 from tests.support.virtual import virtual
 
@@ -72,3 +74,44 @@ def test_a_dead_connection_is_noticed_under_a_limit_too(target: Path, limit: flo
 
     assert seconds < 5
     assert len(rig.events_of(events.Retrying)) >= 1
+
+
+@pytest.mark.parametrize(("unhashed", "bounded"), [(MIB, True), (1024 * MIB, False)])
+def test_requests_wait_while_the_hashing_is_far_behind(
+    target: Path, unhashed: int, *, bounded: bool
+) -> None:
+    """The digest comes soon after the last byte, and what is hashed is still in memory."""
+    data = payload(48 * MIB)
+    network = FakeNetwork({f"{ORIGIN}/w": Served(data, rate=20e6)})
+    rig = Rig(target, network, connections=4, memory=8 * MIB)
+    rig.options = replace(rig.options, unhashed=unhashed)
+    rig.threads = InlineThreads(hash=1.0)
+
+    virtual(lambda: timed(rig, "w", data))
+
+    told = [event for event in rig.seen if isinstance(event, events.Progress)]
+    lag = max(
+        (file.done - file.verified for event in told for file in event.statistics.active),
+        default=0,
+    )
+    # what is allowed, and the window of two leases per connection
+    assert (lag <= MIB + 2 * 4 * CHUNK + 4 * CHUNK) == bounded
+
+
+def test_what_an_earlier_run_left_is_hashed_beside_the_network(target: Path) -> None:
+    """The prefix takes seconds to hash again; requests do not wait for that."""
+    data = payload(48 * MIB)
+    network = FakeNetwork({f"{ORIGIN}/w": Served(data, rate=1e6)})
+    rig = Rig(target, network, connections=4)
+    rig.options = replace(rig.options, unhashed=MIB)
+
+    async def begin() -> None:
+        with anyio.move_on_after(10.0):
+            await rig.bring(rig.order(remote("w", data)))
+
+    virtual(begin)
+    rig.threads = InlineThreads(hash=2.0)
+    rig.network = again = FakeNetwork({f"{ORIGIN}/w": Served(data, rate=1e6)})
+    virtual(lambda: timed(rig, "w", data))
+
+    assert again.asked[7].time - again.asked[0].time < 2.0

@@ -112,7 +112,9 @@ class Job:
         size: bytes; None if unknown, which needs `whole`.
         whole: fetched by one request without a range: small files and unknown sizes.
         todo: missing bytes that no lease owns.
-        frontier: end of the contiguous prefix that is on disk; the driver moves it.
+        frontier: end of the contiguous prefix that is on disk; the driver moves it, and holds it
+            back while the hashing is behind.
+        behind: the hashing is behind: a second connection for the same bytes would not help.
     """
 
     key: int
@@ -121,6 +123,7 @@ class Job:
     whole: bool = False
     todo: SpanSet = field(default_factory=SpanSet)
     frontier: int = 0
+    behind: bool = False
     leases: list[Lease] = field(default_factory=list, repr=False)
 
     def alive(self) -> bool:
@@ -266,7 +269,7 @@ class Scheduler:
             blocked.append(job)
         self.blocked = bool(blocked)
         lease = self._next_whole(now, usable)
-        if lease is not None:
+        if lease is not None or any(job.behind for job in blocked):
             return lease
         return self._steal(now, usable, blocked)
 

@@ -26,6 +26,8 @@ class Options:
     Attributes:
         chunk: planning grid.
         small: files up to this size are fetched whole, without a journal.
+        unhashed: bytes of a file, in one piece, that may be written and not hashed yet before its
+            requests wait for the hashing.
         files_at_once: most large files in motion.
         patience: without a new byte for this long the run ends.
         idle_timeout: a connection may be silent for this long.
@@ -36,6 +38,7 @@ class Options:
 
     chunk: int = CHUNK
     small: int = 1 * MIB
+    unhashed: int = 32 * MIB
     files_at_once: int = 8
     patience: float = 600.0
     idle_timeout: float = 30.0

@@ -56,6 +56,7 @@ class LargeFile(Task):
         self._claim: Claim | None = None
         self._aborted: HaulError | None = None
         self._have = SpanSet()
+        self._prefix = 0  # bytes at the beginning that an earlier run left
         self._most = 0  # bytes recorded at the best moment: only more than that is progress
         self._hasher = Hasher(context, frontier=self._frontier, advanced=self._hashed)
         self._writer = PieceWriter(
@@ -84,7 +85,19 @@ class LargeFile(Task):
 
     def _hashed(self) -> None:
         """More of it is hashed."""
+        self._move_frontier()
         self._wake_prover.set()
+
+    def _move_frontier(self) -> None:
+        """Let requests begin farther ahead, but not while the hashing is far behind.
+
+        What arrives faster than it is hashed would only have to be read back, and the digest would
+        come long after the last byte. What an earlier run left is hashed beside the network.
+        """
+        frontier, hashed = self._have.frontier(), self._hasher.position
+        most = hashed + self.context.options.unhashed if hashed >= self._prefix else self._size
+        self.ranges.frontier, self.ranges.behind = min(frontier, most), frontier > most
+        self.context.frontier_moved()
 
     def abort(self, error: HaulError) -> None:
         self._aborted = error
@@ -194,7 +207,7 @@ class LargeFile(Task):
     async def _fetch_and_prove(self) -> None:
         """Fetch until the digest is right, with writer, hasher and barriers beside."""
         self.ranges.todo = self._have.gaps(Span(0, self._size))
-        self.ranges.frontier = self._have.frontier()
+        self.ranges.frontier = self._prefix = self._have.frontier()
         self.context.add_job(self.ranges)
         try:
             async with anyio.create_task_group() as group:
@@ -224,8 +237,7 @@ class LargeFile(Task):
         if self._have.total > self._most:
             self.context.recorded(self._have.total - self._most)
             self._most = self._have.total
-        self.ranges.frontier = self._have.frontier()
-        self.context.frontier_moved()
+        self._move_frontier()
         self._hasher.wake()
         if self._since_barrier >= BARRIER_BYTES:
             self._wake_barrier.set()
@@ -317,7 +329,7 @@ class LargeFile(Task):
             self._have.remove(span)
             self._unsynced.remove(span)
         self._hasher.restart()
-        self.ranges.frontier = self._have.frontier()
+        self.ranges.frontier = self._prefix = self._have.frontier()
         self.ranges.todo = wrong
         self._hasher.wake()
         self.context.more_work()
