@@ -519,7 +519,7 @@ def test_a_lease_ends_where_bytes_are_there_already() -> None:
 
 
 def test_no_lease_begins_far_beyond_the_frontier() -> None:
-    """Hashing has to keep up: two leases per connection ahead, no more."""
+    """Hashing has to keep up: one and a half leases per connection ahead, no more."""
     scheduler = Scheduler(chunk=MIB)
     job = ranged(1, 2048 * MIB, known(round_trip=0.001))
     scheduler.add(job)
@@ -532,7 +532,7 @@ def test_no_lease_begins_far_beyond_the_frontier() -> None:
         scheduler.close(lease)
 
     assert at_the_frontier.remaining == MIB
-    assert starts == [number * MIB for number in range(1, 2 * 4 + 1)]
+    assert starts == [number * MIB for number in range(1, 6 + 1)]
 
 
 def test_the_window_moves_with_the_frontier() -> None:
@@ -597,10 +597,10 @@ def test_a_blocked_connection_helps_the_lease_at_the_frontier() -> None:
     scheduler = Scheduler(chunk=16 * MIB)
     job = ranged(1, 2048 * MIB, known(round_trip=0.001, rate=20e6))
     scheduler.add(job)
-    leases = [take(scheduler, 1) for _ in range(3)]
+    leases = [take(scheduler, 1) for _ in range(2)]
     for beat in range(1, 5):
-        deliver(scheduler, leases[:2], 20e6, (beat - 1) / 10, beat / 10)
-        deliver(scheduler, leases[2:], 1e6, (beat - 1) / 10, beat / 10)
+        deliver(scheduler, leases[:1], 20e6, (beat - 1) / 10, beat / 10)
+        deliver(scheduler, leases[1:], 1e6, (beat - 1) / 10, beat / 10)
     before = leases[0].stop
 
     helper = take(scheduler, 1, now=0.4)

@@ -92,6 +92,7 @@ def looks(target: Path) -> Iterator[list[Look]]:
     network = FakeNetwork({f"{ORIGIN}/w": Served(data, rate=4e6)})
     threads = InlineThreads(write=1.0)
     rig = Rig(target, network, connections=CONNECTIONS, memory=POOL, threads=threads)
+    rig.options = replace(rig.options, chunk=2 * CHUNK)  # the pool is the limit, not the window
 
     yield bring_slowly(rig, data)
 

@@ -23,6 +23,8 @@ MIB = 1 << 20
 CHUNK = 4 * MIB
 LONGEST_LEASE = 256 * MIB
 ROUND_TRIPS_PER_LEASE = 20
+# How far past the frontier a lease may begin: so many leases for each connection.
+LEASES_AHEAD = 1.5
 # A split must save this much, or the round trip it costs is not worth it.
 SMALLEST_SPLIT = 1 * MIB
 SPLIT_ROUND_TRIPS = 4
@@ -310,9 +312,9 @@ class Scheduler:
         if not source.ranges:
             return self._lease(job, source, first, now, body=True)
         worth = max(self._chunk, self._worthwhile(source.host))
-        # Not too far past the frontier: the hashing has to keep up, and what it reads back
-        # should still be in the page cache.
-        if first.start > job.frontier + 2 * worth * connections:
+        # Not too far past the frontier: the hashing has to keep up, and what lies ahead of it
+        # should still be in memory, or at least in the page cache.
+        if first.start > job.frontier + int(LEASES_AHEAD * worth * connections):
             return None
         left = (self.unleased() + self.pending) // (2 * max(1, connections))
         length = max(self._chunk, min(worth, left))

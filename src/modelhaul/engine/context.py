@@ -38,7 +38,7 @@ class Options:
 
     chunk: int = CHUNK
     small: int = 1 * MIB
-    unhashed: int = 32 * MIB
+    unhashed: int = 4 * MIB
     files_at_once: int = 8
     patience: float = 600.0
     idle_timeout: float = 30.0
