@@ -2,9 +2,9 @@
 
     python -m benchmarks.blocked URL SHA256 FILE SECONDS
 
-Each call that writes (and each one that syncs) holds its thread for so many seconds first. Prints
-JSON: `late`, seconds that a timer came too late at most; `blocked`, calls that were held; `ahead`,
-the most bytes by which the progress was ahead of what had been written, which should be 0.
+Each write into the part, and each sync of it, holds its thread for so many seconds first. Prints
+JSON: `late`, seconds that a timer came too late at most; `blocked`, writes and syncs that were
+held; `ahead`, the most bytes by which the progress was ahead of what had been written, which should be 0.
 """
 
 from __future__ import annotations
@@ -16,42 +16,37 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import Any
 
 import anyio
 
 from benchmarks.processes import die_with_parent
 from modelhaul import Client
-from modelhaul.engine.threads import WorkerThreads
 from modelhaul.events import Event, Progress
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
+from modelhaul.store.sink import PartFile
 
 #: Seconds between the timers whose lateness counts.
 EVERY = 0.01
 
 
-class BlockedDisk(WorkerThreads):
-    """Calls take longer by `seconds`, as on a disk that is busy with something else."""
+class BlockedDisk:
+    """From now on each write into a part, and each sync of one, holds its thread for `seconds`."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__()
         self._seconds = seconds
         self._lock = threading.Lock()
         self.blocked = 0
+        PartFile.write_at = self._late(PartFile.write_at)  # type: ignore[method-assign]
+        PartFile.barrier = self._late(PartFile.barrier)  # type: ignore[method-assign]
 
-    async def write(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        return await super().write(lambda: self._late(call, *args))
+    def _late(self, call: Callable[..., None]) -> Callable[..., None]:
+        def late(*args: Any) -> None:
+            with self._lock:
+                self.blocked += 1
+            time.sleep(self._seconds)
+            call(*args)
 
-    async def sync(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        return await super().sync(lambda: self._late(call, *args))
-
-    def _late(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        with self._lock:
-            self.blocked += 1
-        time.sleep(self._seconds)
-        return call(*args)
+        return late
 
 
 class Lateness:
@@ -89,7 +84,7 @@ async def main(url: str, sha256: str, file: Path, seconds: float) -> None:
         if isinstance(event, Progress):
             ahead = max(ahead, event.statistics.done - written(file))
 
-    async with Client(threads=disk) as client:
+    async with Client() as client:
         lateness = Lateness(asyncio.get_running_loop())
         lateness.start()
         await client.get(url, path=file, sha256=sha256, on_event=notice)

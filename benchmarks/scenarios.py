@@ -367,7 +367,7 @@ BLOCKED = f"{OURS}, each write held for 1 s"
 def blocked_disk(bench: Bench) -> Iterator[Prepared]:
     """One file to a disk that holds each write and each sync for a second."""
     _need_nginx()
-    blob = bench.stock.blob(bench.size(64 << 20))
+    blob = bench.stock.blob(bench.size(32 << 20))
     with site(bench, LOOPBACK) as there:
 
         def run(folder: Path) -> Sample:
@@ -586,7 +586,7 @@ CASES: tuple[Case, ...] = (
     ),
     _case(
         "blocked-disk",
-        "one 64 MiB file, loopback, to a disk that blocks",
+        "one 32 MiB file, loopback, to a disk that blocks",
         blocked_disk,
         AtMost(BLOCKED, "late", 0.05),
         AtLeast(BLOCKED, "blocked", 8),

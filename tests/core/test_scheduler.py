@@ -579,6 +579,23 @@ def test_nobody_helps_while_the_hashing_is_what_is_behind() -> None:
     assert afterwards is not None
 
 
+def test_other_files_are_helped_while_one_waits_for_its_hashing() -> None:
+    """One file's hashing says nothing about another one's slow connection."""
+    scheduler = Scheduler(chunk=4 * MIB)
+    behind = ranged(1, 64 * MIB, known(round_trip=0.001, rate=1e6))
+    slow = ranged(2, 4 * MIB, known(round_trip=0.001, rate=1e6))
+    scheduler.add(behind)
+    take(scheduler, 1)
+    behind.todo.remove(Span(4 * MIB, 32 * MIB))
+    behind.behind = True
+    scheduler.add(slow)
+    take(scheduler, 1)
+
+    helper = take(scheduler, 1)
+
+    assert helper.job is slow
+
+
 def test_next_tells_whether_the_window_held_bytes_back() -> None:
     scheduler = Scheduler(chunk=MIB)
     job = ranged(1, 64 * MIB, known(round_trip=0.001, rate=1e6))

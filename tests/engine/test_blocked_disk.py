@@ -33,7 +33,7 @@ POOL = 2 * MIB
 CONNECTIONS = 4
 
 
-# -- in virtual time: each write takes a second ----------------------------------------------------
+# -- in virtual time: each call takes a second ----------------------------------------------------
 
 
 class Look:
@@ -143,6 +143,8 @@ def test_no_byte_is_counted_twice(target: Path, slow: str, burst: bool) -> None:
 class WaitingDisk:
     """Implements `Threads`: each call holds its thread until the loop has kept some timers.
 
+    And so between any two groups of what is written in one call: the loop gets in between.
+
     If the loop waited for one of these calls, neither would ever come back: then the call raises
     after a time that nobody who is well needs.
     """
@@ -175,17 +177,21 @@ class WaitingDisk:
 
     def tell(self, call: Callable[[*Ts], None], *args: *Ts) -> None:
         self._real.tell(call, *args)
+        self._hold()
 
     def check_cancelled(self) -> None:
         self._real.check_cancelled()
 
     def _held(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        self._hold()
+        return call(*args)
+
+    def _hold(self) -> None:
         with self._turn:
             self.calls += 1
             due = self._kept + self.TIMERS
             if not self._turn.wait_for(lambda: self._kept >= due, self.PATIENCE):
                 raise AssertionError("the loop stood still while the disk did")
-        return call(*args)
 
 
 def test_the_watch_sees_what_waits_for_a_disk(tmp_path: Path) -> None:

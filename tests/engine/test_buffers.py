@@ -151,6 +151,13 @@ def test_two_thirds_may_be_put_aside() -> None:
     assert pool.put_aside(MIB)
 
 
+def test_nothing_is_put_aside_that_those_who_receive_need() -> None:
+    """Many connections need much memory."""
+    pool = BufferPool(6 * MIB)
+
+    assert [pool.put_aside(MIB, others=4 * MIB) for _ in range(3)] == [True, True, False]
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(["take", "give", "wait", "leave"]), st.integers(0, 3)),

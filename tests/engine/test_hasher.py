@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.engine.buffers import Block, BufferPool
 from modelhaul.engine.hasher import Hasher
+from modelhaul.engine.lanes import Lanes
 from modelhaul.store.sink import PartFile
 from tests.engine.harness import payload
 from tests.support.inline import InlineThreads
@@ -47,6 +48,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.pool = BufferPool(self.memory)
+        self.lanes = Lanes(cap=1, host_cap=1)
         self.have = SpanSet()
         self.part = Part.create(self.path, len(self.data))
         self.hasher = Hasher(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import resource
@@ -17,12 +18,13 @@ from modelhaul import events
 from modelhaul.core.journal import Have
 from modelhaul.core.plan import Action, FilePlan
 from modelhaul.core.repo import RemoteFile
-from modelhaul.core.span import Span
+from modelhaul.core.span import Span, SpanSet
 from modelhaul.engine.context import Options
 from modelhaul.engine.task import Order
 from modelhaul.errors import HaulError, NotFound, StorageError
 from modelhaul.report import FileResult
-from modelhaul.store import claim
+from modelhaul.store import claim, osfile
+from modelhaul.store.claim import read_runs
 from modelhaul.store.osfile import Stamp
 from tests.engine.harness import CHUNK, MIB, ORIGIN, Rig, payload, remote, source
 from tests.support.inline import InlineThreads
@@ -417,6 +419,44 @@ def test_a_disk_that_fails_ends_the_run_and_a_new_disk_goes_on(target: Path, kin
     (result,) = virtual(lambda: rig.bring(rig.order(remote("w", data))))
 
     assert result.error is None
+    assert (target / "w").read_bytes() == data
+
+
+def test_nothing_that_was_recorded_around_a_failed_barrier_counts(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what was recorded while it failed, nor after: the kernel may have dropped those pages.
+
+    They would still be read back from its cache, so no CRC would notice.
+    """
+    data = payload(8 * MIB)
+    served = {f"{ORIGIN}/w": Served(data, rate=1e6)}
+    rig = Rig(target, FakeNetwork(served), connections=2)
+    rig.threads = InlineThreads(write=0.001, sync=0.8)
+    durable = SpanSet()  # what the only good barrier can vouch for
+    real = osfile.sync_data
+
+    def sync_data(fd: int) -> None:
+        if not os.readlink(f"/proc/self/fd/{fd}").endswith(".part"):
+            return real(fd)
+        if durable:
+            raise OSError(errno.EIO, "Input/output error")
+        for journal in (target / ".modelhaul").glob("*.journal"):
+            for run in read_runs(journal)[1]:
+                durable.add(run.span)
+        return real(fd)
+
+    monkeypatch.setattr(osfile, "sync_data", sync_data)
+    with pytest.raises(StorageError, match="Input/output error"):
+        virtual(lambda: rig.bring(rig.order(remote("w", data))))
+    monkeypatch.undo()
+    _, runs = read_runs(next((target / ".modelhaul").glob("*.journal")))
+    rig.threads = InlineThreads()
+    (result,) = virtual(lambda: rig.bring(rig.order(remote("w", data))))
+
+    assert runs
+    assert [run.span for run in runs if durable.gaps(run.span)] == []
+    assert result.reused == sum(run.span.length for run in runs)
     assert (target / "w").read_bytes() == data
 
 

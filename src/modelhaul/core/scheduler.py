@@ -271,7 +271,7 @@ class Scheduler:
             blocked.append(job)
         self.blocked = bool(blocked)
         lease = self._next_whole(now, usable)
-        if lease is not None or any(job.behind for job in blocked):
+        if lease is not None:
             return lease
         return self._steal(now, usable, blocked)
 
@@ -371,14 +371,24 @@ class Scheduler:
     # -- helping out -------------------------------------------------------------------------
 
     def _steal(self, now: float, usable: Usable, blocked: list[Job]) -> Lease | None:
-        """Split the lease that will take longest; the frontier's first if the window blocks."""
-        victims = []
+        """Split the lease that will take longest; the frontier's first if the window blocks.
+
+        Not those of a file that waits for its hashing: that would only break them up.
+        """
+        victims: list[Lease] = []
+        behind = [job for job in blocked if job.behind]
         for job in blocked:
+            if job.behind:
+                continue
             ranged = [lease for lease in job.leases if not (lease.body or lease.hedge)]
             if ranged:
                 victims.append(min(ranged, key=lambda lease: lease.position))
         victims += sorted(
-            (lease for lease in self._leases if not (lease.body or lease.revoked or lease.hedge)),
+            (
+                lease
+                for lease in self._leases
+                if not (lease.body or lease.revoked or lease.hedge or lease.job in behind)
+            ),
             key=lambda lease: self.expected(lease, now),
             reverse=True,
         )

@@ -81,7 +81,7 @@ class BufferPool:
         fair = self._total // (3 * max(1, connections))
         chosen = SIZES[0]
         for size in SIZES:
-            if size > fair and size > SIZES[1]:
+            if size > fair and size > SIZES[0]:
                 break
             chosen = size
             if size >= want:
@@ -135,9 +135,13 @@ class BufferPool:
         self._waiting.append(waiter)
         return waiter
 
-    def put_aside(self, size: int) -> bool:
-        """Whether a block of `size` bytes may be kept for later: two thirds may, together."""
-        if self._aside + size > self._total * 2 // 3:
+    def put_aside(self, size: int, *, others: int = 0) -> bool:
+        """Whether a block of `size` bytes may be kept for later.
+
+        Together at most two thirds of the pool, and not what `others` need: bytes for those who
+        receive.
+        """
+        if self._aside + size > min(self._total * 2 // 3, self._total - others):
             return False
         self._aside += size
         return True

@@ -53,6 +53,10 @@ class Hasher:
         """Bytes hashed so far."""
         return self._follower.position
 
+    def reached(self, stop: int) -> bool:
+        """Whether everything before `stop` is hashed, and no thread is at it any more."""
+        return self._follower.position >= stop and not self._kept
+
     def hexdigest(self) -> str:
         """The digest of the first `position` bytes."""
         return self._follower.hexdigest()
@@ -78,7 +82,8 @@ class Hasher:
 
     def _put_aside(self, offset: int, size: int) -> bool:
         """Find room for a block behind a gap; those that are farther away give way."""
-        while not self._context.pool.put_aside(size):
+        others = 2 * self._context.lanes.capacity() * size
+        while not self._context.pool.put_aside(size, others=others):
             farthest = max(self._kept, default=0)
             if farthest <= offset:
                 return False
@@ -134,7 +139,7 @@ class Hasher:
         self._advanced()
 
     def restart(self) -> None:
-        """Begin again at byte 0: bytes will be written anew. No call of `run` may be under way."""
+        """Begin again at byte 0: bytes will be written anew. Only once everything is hashed."""
         self.close()
         self._restart()
 

@@ -279,6 +279,7 @@ class LargeFile(Task):
             # the error on its way says why the run ends.
             for span in self._unsynced:
                 covered.add(span)
+            # What is recorded from here on goes the same way, in `_close()`.
             with contextlib.suppress(StorageError), anyio.CancelScope(shield=True):
                 await self.context.threads.sync(claimed.journal.void, list(covered))
             raise
@@ -287,7 +288,7 @@ class LargeFile(Task):
 
     async def _prove(self) -> bool:
         """Wait for the last byte and the digest; False if bytes have to be fetched again."""
-        while self.state is not State.PROVING or self._hasher.position < self._size:
+        while self.state is not State.PROVING or not self._hasher.reached(self._size):
             if self._aborted is not None:
                 raise self._aborted
             await self._wake_prover.wait()
@@ -353,6 +354,7 @@ class LargeFile(Task):
         part = self._claimed.part
 
         def rest() -> Stamp:
+            self._writer.append_all(self._claimed)
             count = self._claimed.journal.used
             part.barrier()
             self._claimed.journal.synced(count)
@@ -415,6 +417,10 @@ class LargeFile(Task):
                 # What ends the run is on its way already; a disk that fails now adds nothing.
                 with contextlib.suppress(StorageError):
                     await self._writer.salvage(self._claim, STOP_SECONDS)
+                    if self._claim.part.failed and self._claim.open:
+                        # Recorded beside the barrier that failed.
+                        void = self._claim.journal.void
+                        await self.context.threads.sync(void, list(self._unsynced))
         finally:
             self._writer.close()
             self._hasher.close()

@@ -33,8 +33,9 @@ RECORD_MIN = 1 * MIB
 RECORD_AGE = 2.0
 #: Bytes written before the loop is told: their blocks come back then.
 _GROUP = 2 * MIB
-#: Bytes written per thread call: then others get their turn.
+#: A thread call goes on for so many bytes, or so many seconds: then others get their turn.
 _TURN = 64 * MIB
+_TURN_SECONDS = 0.25
 
 
 @dataclass(slots=True, eq=False)
@@ -174,8 +175,10 @@ class PieceReceiver(LeaseReceiver):
     def hand_over(self) -> None:
         """Give what has arrived to the writer."""
         block, self._block = self._block, None
-        if block is not None:
+        if block is not None and self._fill:
             self._writer.put(Piece(self.lease, self._start, block, self._fill))
+        elif block is not None:
+            self._context.pool.give(block)
 
     def hand_over_if_due(self, recorded: int, now: float) -> None:
         """Give it to the writer if there is enough to record, or if it has lain here for long.
@@ -203,7 +206,7 @@ class PieceWriter:
     Args:
         context: the run.
         received: called with each lease and number of bytes that arrive.
-        written: called after each batch with the pieces that were written and the runs that were
+        written: called after each group with the pieces that were written and the runs that were
             recorded.
         keep: offered each block that was written, with its offset and length; takes it over if it
             returns True.
@@ -298,16 +301,22 @@ class PieceWriter:
 
     def _store(self, claimed: Claim) -> None:
         """In a thread: write and record group after group, for one turn."""
-        left = _TURN
-        while self._has_work() and left > 0:
-            asked = self._cuts_asked
-            cut, self._cuts_begun = self._cuts_begun < asked, asked
+        left, end = _TURN, self.context.now() + _TURN_SECONDS
+        over = False
+        # After a failed barrier nothing new counts: the kernel may have dropped what was written.
+        while self._has_work() and not over and not claimed.part.failed:
             pieces = self._store_group(claimed)
-            recorded = self._record(claimed, cut=cut)
+            left -= sum(piece.length for piece in pieces)
+            over = left <= 0 or self.context.now() >= end
+            # A cut covers all that was queued before it, as far as this turn gets.
+            asked = self._cuts_asked
+            if not over and len(pieces) < len(self._queue):
+                asked = self._cuts_begun
+            recorded = self._record(claimed, cut=self._cuts_begun < asked)
+            self._cuts_begun = asked
             for _ in pieces:
                 self._queue.popleft()
             self.context.threads.tell(self._group_stored, pieces, recorded, asked)
-            left -= sum(piece.length for piece in pieces)
 
     def _group_stored(self, pieces: list[Piece], recorded: list[Have], cuts: int) -> None:
         for piece in pieces:
@@ -371,8 +380,8 @@ class PieceWriter:
         for piece in list(self._queue):
             self._store_piece(claimed, piece)
 
-    def _append_all(self, claimed: Claim) -> None:
-        """In a thread: append the records of all runs, ended or not."""
+    def append_all(self, claimed: Claim) -> None:
+        """In a thread, and not beside `run()`: append the records of all runs, ended or not."""
         self._ended += [run.record() for run in self._runs.values() if run.length]
         self._runs.clear()
         self._append(claimed)
@@ -398,7 +407,7 @@ class PieceWriter:
         try:
             await self.context.threads.write(self._store_rest, claimed)
         finally:
-            await self.context.threads.write(self._append_all, claimed)
+            await self.context.threads.write(self.append_all, claimed)
 
     def close(self) -> None:
         """Give all memory back; what still comes is dropped."""

@@ -50,24 +50,39 @@ class WorkerThreads:
 
     def __init__(self) -> None:
         self._write = anyio.CapacityLimiter(_WRITERS)
-        self._hash = anyio.CapacityLimiter(os.cpu_count() or 1)
+        # Two at least: a long check of one file must not keep another one from being hashed.
+        self._hash = anyio.CapacityLimiter(max(2, os.cpu_count() or 1))
         self._sync = anyio.CapacityLimiter(SYNCERS)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._failure: Exception | None = None
 
     async def write(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        self._loop = asyncio.get_running_loop()
-        return await to_thread.run_sync(call, *args, limiter=self._write)
+        return await self._run(self._write, call, *args)
 
     async def hash(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        self._loop = asyncio.get_running_loop()
-        return await to_thread.run_sync(call, *args, limiter=self._hash)
+        return await self._run(self._hash, call, *args)
 
     async def sync(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        return await to_thread.run_sync(call, *args, limiter=self._sync)
+        return await self._run(self._sync, call, *args)
+
+    async def _run(self, limiter: anyio.CapacityLimiter, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        self._loop = asyncio.get_running_loop()
+        result = await to_thread.run_sync(call, *args, limiter=limiter)
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        return result
 
     def tell(self, call: Callable[[*Ts], None], *args: *Ts) -> None:
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(call, *args)
+        self._loop.call_soon_threadsafe(self._called, call, *args)
+
+    def _called(self, call: Callable[[*Ts], None], *args: *Ts) -> None:
+        try:
+            call(*args)
+        except Exception as error:  # noqa: BLE001
+            # In the loop nobody would hear of it: whoever waits for a call does.
+            self._failure = self._failure or error
 
     def check_cancelled(self) -> None:
         from_thread.check_cancelled()

@@ -10,6 +10,7 @@ Heads are parsed by h11, and so are bodies that are framed otherwise than by the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Mapping
 from typing import Any, cast
@@ -29,6 +30,9 @@ _SCRATCH = 1 << 14
 _GATHER_SECONDS = 0.02
 _GATHER_MOST = 1 << 18
 _GATHER_LEAST = 1 << 14
+#: Never the last bytes of a body: with TLS, part of a record may be here already, undecipherable,
+#: and then the kernel would wait for more than the server has to send.
+_GATHER_SLACK = 1 << 15
 _LOOK_SECONDS = 0.1
 #: Bodies of redirects and errors up to this size are read, so that the connection can be kept.
 _WORTH_READING = 1 << 14
@@ -113,8 +117,8 @@ class Connection(asyncio.BufferedProtocol):
         try:
             receiver.commit(nbytes)
             self._left -= nbytes
-            if self._left < self._gather:
-                self._set_gather(max(1, self._left))
+            if self._left < self._gather + _GATHER_SLACK:
+                self._set_gather(1)
             if self._left == 0:
                 self._receiver = None
                 self._changed.set()
@@ -343,7 +347,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         rate = (self._left_then - self._left) / _LOOK_SECONDS
         self._left_then = self._left
-        worth = int(min(rate * _GATHER_SECONDS, _GATHER_MOST, self._left))
+        worth = int(min(rate * _GATHER_SECONDS, _GATHER_MOST, self._left - _GATHER_SLACK))
         self._set_gather(worth if worth >= _GATHER_LEAST else 1)
         self._timer = self._loop.call_at(
             min(self.heard + idle, now + _LOOK_SECONDS), self._look, idle
@@ -353,7 +357,8 @@ class Connection(asyncio.BufferedProtocol):
         """Wake up only for so many bytes, or for the end of the connection."""
         if count != self._gather and self.socket is not None and self.socket.fileno() >= 0:
             self._gather = count
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            with contextlib.suppress(OSError):  # a socket that ends just now; reading tells
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     # -- a body in chunks, or until the connection ends ----------------------------------------
 
