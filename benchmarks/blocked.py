@@ -4,7 +4,8 @@
 
 Each write into the part, and each sync of it, holds its thread for so many seconds first. Prints
 JSON: `late`, seconds that a timer came too late at most; `blocked`, writes and syncs that were
-held; `ahead`, the most bytes by which the progress was ahead of what had been written, which should be 0.
+held; `ahead`, the most bytes by which the progress was ahead of what had been written, which
+should be 0.
 """
 
 from __future__ import annotations
