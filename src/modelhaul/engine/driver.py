@@ -338,7 +338,7 @@ class Engine:
             self._dispatch()
 
     def more_work(self) -> None:
-        self._last_news = anyio.current_time()
+        self._last_news = self._clock()
         self._dispatch()
 
     def again(self, job: Job) -> None:
@@ -402,7 +402,7 @@ class Engine:
         """Start every request that can be made now."""
         if self._group is None or self._fatal is not None:
             return
-        now = anyio.current_time()
+        now = self._clock()
         while self.lanes.has_room():
             lease = self._scheduler.next(now, self._usable, self.lanes.capacity())
             if lease is None:
@@ -438,7 +438,7 @@ class Engine:
 
     def _usable(self, source: SourceState) -> bool:
         lane = self._lane(source)
-        return lane.has_room() and lane.health.delay(anyio.current_time()) == 0.0
+        return lane.has_room() and lane.health.delay(self._clock()) == 0.0
 
     async def _fetch(self, asking: Asking) -> None:
         """One request, from the lease to the judgement of it."""
@@ -501,7 +501,7 @@ class Engine:
         shown = 0.0
         while True:
             await anyio.sleep(TICK)
-            now = anyio.current_time()
+            now = self._clock()
             self._scheduler.tick(now)
             limited, self._held_back = self.pool.starved or self._held_back, False
             self.lanes.tick(now, limited=limited)
@@ -546,7 +546,7 @@ class Engine:
 
     def statistics(self) -> Statistics:
         """Amounts of the run at this moment."""
-        now = anyio.current_time()
+        now = self._clock()
         return self.meter.statistics(
             now,
             connections=self.lanes.active,

@@ -7,9 +7,8 @@ share of the pool, the nearest first. What was not kept is read back from the pa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-
-import anyio
 
 from modelhaul.engine.buffers import Block
 from modelhaul.engine.context import Context
@@ -39,7 +38,7 @@ class Hasher:
         self._context = context
         self._frontier = frontier
         self._advanced = advanced
-        self._wake = anyio.Event()
+        self._wake = asyncio.Event()
         self._kept: dict[int, tuple[Block, int]] = {}  # by offset: written, not hashed yet
         self._restart()
 
@@ -115,7 +114,7 @@ class Hasher:
                 await self._context.threads.hash(self._follower.advance, part, stop)
                 self._advanced()
             else:
-                self._wake = anyio.Event()
+                self._wake.clear()
                 await self._wake.wait()
 
     def _next_stop(self) -> int:

@@ -9,6 +9,7 @@ A barrier may run beside the writing: it vouches only for what was recorded befo
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 import anyio
@@ -66,8 +67,8 @@ class LargeFile(Task):
         self._since_barrier = 0
         self._refetches = 0
         self._mends = 0
-        self._wake_barrier = anyio.Event()
-        self._wake_prover = anyio.Event()
+        self._wake_barrier = asyncio.Event()
+        self._wake_prover = asyncio.Event()
 
     # -- called by the driver and the receivers; never waits -----------------------------------
 
@@ -254,7 +255,7 @@ class LargeFile(Task):
         while True:
             with anyio.move_on_after(BARRIER_SECONDS):
                 await self._wake_barrier.wait()
-            self._wake_barrier = anyio.Event()
+            self._wake_barrier.clear()
             self._since_barrier = 0
             self._writer.cut()
             await self._writer.wait_drained()
@@ -292,7 +293,7 @@ class LargeFile(Task):
             if self._aborted is not None:
                 raise self._aborted
             await self._wake_prover.wait()
-            self._wake_prover = anyio.Event()
+            self._wake_prover.clear()
         expected = self.order.file.sha256
         if expected is None or self._hasher.hexdigest() == expected:
             self._change(Change.PROVEN)

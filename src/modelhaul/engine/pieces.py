@@ -9,6 +9,7 @@ queue until it is written: a stop in between finds it there.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -234,9 +235,9 @@ class PieceWriter:
         self._closed = False
         self._runs: dict[Lease, _Run] = {}
         self._ended: list[Have] = []
-        self._wake = anyio.Event()
-        self._group_done = anyio.Event()
-        self._receiver_gone = anyio.Event()
+        self._wake = asyncio.Event()
+        self._group_done = asyncio.Event()
+        self._receiver_gone = asyncio.Event()
 
     # -- called by the receivers; never waits ----------------------------------------------------
 
@@ -281,7 +282,7 @@ class PieceWriter:
             if self._has_work():
                 await self.context.threads.write(self._store, claimed)
             else:
-                self._wake = anyio.Event()
+                self._wake.clear()
                 await self._wake.wait()
 
     def _has_work(self) -> bool:
@@ -327,7 +328,7 @@ class PieceWriter:
         self._cuts_made = cuts
         self._written(pieces, recorded)
         self._group_done.set()
-        self._group_done = anyio.Event()
+        self._group_done.clear()
 
     def _store_group(self, claimed: Claim) -> list[Piece]:
         """In a thread: write the pieces that come next."""
@@ -400,7 +401,7 @@ class PieceWriter:
         """
         with anyio.move_on_after(seconds):
             while self.receivers:
-                self._receiver_gone = anyio.Event()
+                self._receiver_gone.clear()
                 await self._receiver_gone.wait()
         if claimed.part.failed or not claimed.open:
             return  # after a failed barrier nothing new counts; a discarded part holds nothing
