@@ -273,12 +273,12 @@ class PieceWriter:
     # -- writing ---------------------------------------------------------------------------------
 
     async def run(self, claimed: Claim) -> None:
-        """Write what is queued, until cancelled.
+        """Write what is queued, until cancelled, or until a barrier has failed.
 
         Raises:
             StorageError: the disk failed; what is not written yet stays queued.
         """
-        while True:
+        while not claimed.part.failed:
             if self._has_work():
                 await self.context.threads.write(self._store, claimed)
             else:
