@@ -81,6 +81,9 @@ def _listen(host: str) -> socket.socket:
     # nginx takes it as it is. If it were blocking, a worker that is woken for a connection that the
     # other one takes would hang in accept(), and all its connections with it.
     found.setblocking(False)
+    # What Linux comes with. BBR, which some machines have as default, sends packets of a few
+    # kilobytes over the long line, and then that, which costs the same for each, is measured.
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
     return found
 
 

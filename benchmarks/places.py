@@ -71,6 +71,9 @@ def wide_area(log: Path) -> Iterator[Place]:
         for prefix in (server, client):
             # Else the kernel remembers how fast the last run could go, and the next starts there.
             _set(prefix, "net/ipv4/tcp_no_metrics_save", "1")
+        # Else a connection among many, or a capped one, sends packets of a few kilobytes, and the
+        # line, which costs the same for each, is measured instead of the clients.
+        _set(server, "net/ipv4/tcp_min_tso_segs", "40")
         ends = (names[0], _SERVER, names[1], _CLIENT)
         with helper("delaylink", *ends, ROUND_TRIP_MS, log=log):
             yield Place(_SERVER, server, client)

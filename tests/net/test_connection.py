@@ -45,9 +45,14 @@ class Wire(asyncio.Transport):
 
 
 class Socket:
-    """Remembers how many bytes the kernel was asked to gather, each time."""
+    """Remembers how many bytes the kernel was asked to gather, each time.
 
-    def __init__(self) -> None:
+    Args:
+        buffer: bytes of the kernel's receive buffer.
+    """
+
+    def __init__(self, buffer: int = 4_000_000) -> None:
+        self.buffer = buffer
         self.gathered: list[int] = []
 
     def fileno(self) -> int:
@@ -56,6 +61,10 @@ class Socket:
     def setsockopt(self, level: int, name: int, value: int) -> None:
         assert (level, name) == (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
         self.gathered.append(value)
+
+    def getsockopt(self, level: int, name: int) -> int:
+        assert (level, name) == (socket.SOL_SOCKET, socket.SO_RCVBUF)
+        return self.buffer
 
 
 class Line:
@@ -141,6 +150,18 @@ def test_the_end_of_a_body_never_waits_in_the_kernel() -> None:
     assert len(line.bucket.data) == line.size
     assert line.socket.gathered[-1] == 1
     assert max(line.socket.gathered) > 100_000
+
+
+def test_no_more_is_gathered_than_a_quarter_of_the_kernels_buffer() -> None:
+    """Asked for more, the kernel would never open the window any farther."""
+
+    async def feed(line: Line) -> None:
+        line.socket.buffer = 131_072
+        await steadily(line, 3_000_000)
+
+    line = on_line(3_000_000, feed)
+
+    assert max(line.socket.gathered) == 131_072 // 4
 
 
 def test_what_comes_slowly_is_taken_at_once() -> None:
