@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ from modelhaul.server.shelf import Shelf
 from modelhaul.store.index import ProvenIndex
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Answer = web.StreamResponse | None
 #: Looks at a request before it is answered; returns an answer of its own, or None.
-Fault = Callable[[web.Request], web.StreamResponse | None]
+Fault = Callable[[web.Request], Answer | Awaitable[Answer]]
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def _watched(app: web.Application, hub: TestHub, server: str) -> web.Application
             Seen(server, request.path, dict(request.query), dict(request.headers.items()))
         )
         answer = hub.fault(request)
+        if inspect.isawaitable(answer):
+            answer = await answer
         return answer if answer is not None else await handler(request)
 
     app.middlewares.insert(0, watch)
