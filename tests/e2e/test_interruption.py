@@ -101,6 +101,8 @@ def test_a_stopped_download_says_so_keeps_its_progress_and_exits_130(
     slow: World, number: signal.Signals
 ) -> None:
     """Within two seconds, with nothing on stdout, and what arrived is used by the next run."""
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("this signal was ignored when the tests were started (nohup): so it stays")
     process = slow.start("download", "acme/large", "--local-dir", "m")
     wait_for(slow, process, SIZE // 4)
 
