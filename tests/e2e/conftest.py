@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,13 +122,19 @@ MODEL = {
 }
 
 
+@contextmanager
+def machine(folder: Path) -> Iterator[World]:
+    """A fresh machine below `folder`, and a hub that holds nothing yet."""
+    root, home, work = folder / "hub", folder / "home", folder / "work"
+    for made in (root, home, work):
+        made.mkdir()
+    with hub_in_thread(root, folder / "requests.jsonl") as hub:
+        yield World(hub, home, work)
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A fresh machine and a hub that holds `acme/tiny`."""
-    root, home, work = tmp_path / "hub", tmp_path / "home", tmp_path / "work"
-    for folder in (root, home, work):
-        folder.mkdir()
-    with hub_in_thread(root, tmp_path / "requests.jsonl") as hub:
-        world = World(hub, home, work)
+    with machine(tmp_path) as world:
         world.put("acme/tiny", MODEL)
         yield world

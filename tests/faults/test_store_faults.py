@@ -16,9 +16,8 @@ import pytest
 from aiohttp import web
 
 from modelhaul.core.span import Span
-from tests.e2e.conftest import World, content, last_line, tree
+from tests.e2e.conftest import World, content, last_line, machine, tree
 from tests.faults.switchboard import KIB, Ask, Switchboard, Wrong, every, first, only, plain
-from tests.support.hub import hub_in_thread
 
 pytestmark = pytest.mark.command
 
@@ -294,11 +293,7 @@ RIGHT = [
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[World]:
     """A hub with one file; its store is at another origin and takes faults."""
-    root, home, work = tmp_path / "hub", tmp_path / "home", tmp_path / "work"
-    for folder in (root, home, work):
-        folder.mkdir()
-    with hub_in_thread(root, tmp_path / "requests.jsonl") as hub:
-        world = World(hub, home, work)
+    with machine(tmp_path) as world:
         world.extra["MODELSCOPE_API_TOKEN"] = TOKEN
         world.put("acme/one", {NAME: DATA})
         yield world
