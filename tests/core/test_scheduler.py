@@ -627,6 +627,24 @@ def test_a_blocked_connection_helps_the_lease_at_the_frontier() -> None:
     assert leases[0].stop == helper.start
 
 
+def test_a_blocked_connection_leaves_what_was_taken_back_alone() -> None:
+    """The whole of it comes back: splitting it now would make two requests of one."""
+    scheduler = Scheduler(chunk=16 * MIB)
+    job = ranged(1, 2048 * MIB, known(round_trip=0.001, rate=20e6))
+    scheduler.add(job)
+    leases = [take(scheduler, 1) for _ in range(2)]
+    for beat in range(1, 5):
+        deliver(scheduler, leases, 1e6, (beat - 1) / 10, beat / 10)
+    before = leases[0].stop
+    scheduler.take_back(leases[0])
+
+    helper = take(scheduler, 1, now=0.4)
+
+    assert leases[0].stop == before
+    assert leases[1].position < helper.start
+    assert helper.stop <= 32 * MIB
+
+
 def test_a_blocked_file_does_not_block_the_next_one() -> None:
     """Beyond the window of one file, connections begin another."""
     scheduler = Scheduler(chunk=MIB)

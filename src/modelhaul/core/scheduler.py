@@ -380,7 +380,9 @@ class Scheduler:
         for job in blocked:
             if job.behind:
                 continue
-            ranged = [lease for lease in job.leases if not (lease.body or lease.hedge)]
+            ranged = [
+                lease for lease in job.leases if not (lease.body or lease.revoked or lease.hedge)
+            ]
             if ranged:
                 victims.append(min(ranged, key=lambda lease: lease.position))
         victims += sorted(
