@@ -609,15 +609,21 @@ def test_next_tells_whether_the_window_held_bytes_back() -> None:
     assert scheduler.blocked
 
 
-def test_a_blocked_connection_helps_the_lease_at_the_frontier() -> None:
-    """Not the slowest one: the frontier's is what everybody waits for."""
+def blocked_after_two(*rates: float) -> tuple[Scheduler, Job, list[Lease]]:
+    """A large file whose window is full with two leases, 0.4 s later, at these bytes/s."""
     scheduler = Scheduler(chunk=16 * MIB)
     job = ranged(1, 2048 * MIB, known(round_trip=0.001, rate=20e6))
     scheduler.add(job)
-    leases = [take(scheduler, 1) for _ in range(2)]
+    leases = [take(scheduler, 1) for _ in rates]
     for beat in range(1, 5):
-        deliver(scheduler, leases[:1], 20e6, (beat - 1) / 10, beat / 10)
-        deliver(scheduler, leases[1:], 1e6, (beat - 1) / 10, beat / 10)
+        for lease, rate in zip(leases, rates, strict=True):
+            deliver(scheduler, [lease], rate, (beat - 1) / 10, beat / 10)
+    return scheduler, job, leases
+
+
+def test_a_blocked_connection_helps_the_lease_at_the_frontier() -> None:
+    """Not the slowest one: the frontier's is what everybody waits for."""
+    scheduler, job, leases = blocked_after_two(20e6, 1e6)
     before = leases[0].stop
 
     helper = take(scheduler, 1, now=0.4)
@@ -629,12 +635,7 @@ def test_a_blocked_connection_helps_the_lease_at_the_frontier() -> None:
 
 def test_a_blocked_connection_leaves_what_was_taken_back_alone() -> None:
     """The whole of it comes back: splitting it now would make two requests of one."""
-    scheduler = Scheduler(chunk=16 * MIB)
-    job = ranged(1, 2048 * MIB, known(round_trip=0.001, rate=20e6))
-    scheduler.add(job)
-    leases = [take(scheduler, 1) for _ in range(2)]
-    for beat in range(1, 5):
-        deliver(scheduler, leases, 1e6, (beat - 1) / 10, beat / 10)
+    scheduler, _, leases = blocked_after_two(1e6, 1e6)
     before = leases[0].stop
     scheduler.take_back(leases[0])
 

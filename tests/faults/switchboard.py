@@ -1,8 +1,8 @@
 """Wrong answers of a store, by script: what a hostile or broken server can do to a download.
 
 An answer gets one request for bytes (`Ask`) and either makes an answer of its own or returns None:
-then the true one follows. Which requests are answered wrongly is said by `first`, `every` and
-`always`; the counting is by the store, over all connections.
+then the true one follows. `first`, `every` and `only` say which requests it is for, without them
+it is for all; the counting is by the store, over all connections.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import web
 
 from modelhaul.core.span import Span
 from modelhaul.server.body import parse_range
-
-KIB = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class Ask:
         """The bytes that the true answer has."""
         return self.data[self.span.start : self.span.stop]
 
-    def content_range(self, span: Span | None = None, total: int | str | None = None) -> str:
+    def content_range(self, span: Span | None = None, total: int | None = None) -> str:
         """A `Content-Range`, the true one unless told otherwise."""
         span = span or self.span
         return f"bytes {span.start}-{span.stop - 1}/{len(self.data) if total is None else total}"
@@ -174,12 +172,14 @@ class Switchboard:
         data, tag: the file and its validator.
         wrong: the script.
         asks: requests for its bytes so far.
+        given: wrong answers among them, begun or ended.
     """
 
     data: bytes
     tag: str
     wrong: Wrong
-    asks: int = field(default=0)
+    asks: int = 0
+    given: int = 0
 
     async def __call__(self, request: web.Request) -> web.StreamResponse | None:
         """Answer requests to the store, leave those to the hub alone."""
@@ -189,4 +189,8 @@ class Switchboard:
         size = len(self.data)
         span = parse_range(request.headers.get("Range"), size)
         ask = Ask(request, number, span or Span(0, size), span is not None, self.data, self.tag)
-        return await self.wrong(ask)
+        self.given += 1  # before it is known: one that is silent for ever never ends
+        answer = await self.wrong(ask)
+        if answer is None:
+            self.given -= 1
+        return answer

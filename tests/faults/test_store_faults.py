@@ -10,6 +10,7 @@ import gzip
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from aiohttp import web
 
 from modelhaul.core.span import Span
 from tests.e2e.conftest import World, content, last_line, machine, tree
-from tests.faults.switchboard import KIB, Ask, Switchboard, Wrong, every, first, only, plain
+from tests.faults.switchboard import Ask, Switchboard, Wrong, every, first, only, plain
 
 pytestmark = pytest.mark.command
 
+KIB = 1 << 10
 DATA = content(8 << 20, 5)
 NAME = "model.safetensors"
 TOKEN = "ms-secret-token"
@@ -122,14 +124,11 @@ async def trickling_head(ask: Ask) -> web.StreamResponse | None:
     return await ask.until_gone(ask.status_line())
 
 
-def sent_raw(*parts: bytes | str, body: bool = True, **changes: str | None) -> Wrong:
-    """A head with `parts` as more lines, then the body; the connection ends after it."""
+def more_head(lines: str) -> Wrong:
+    """`lines` follow the true head; the connection ends after the body."""
 
     async def answer(ask: Ask) -> web.StreamResponse | None:
-        ask.raw(ask.status_line(**changes))
-        for part in parts:
-            ask.raw(part.encode() if isinstance(part, str) else part)
-        ask.raw(b"\r\n" + (ask.body if body else b""))
+        ask.raw(ask.status_line() + lines.encode() + b"\r\n" + ask.body)
         return ask.close()
 
     return answer
@@ -172,9 +171,15 @@ def squeezed(ask: Ask) -> web.StreamResponse | None:
     return ask.answer(gzip.compress(ask.body, 1), Content_Encoding="gzip")
 
 
+@cache
+def zeros() -> bytes:
+    """A hundred MiB of them, compressed."""
+    return gzip.compress(bytes(100 << 20), 1)
+
+
 def bomb(ask: Ask) -> web.StreamResponse | None:
-    """A hundred MiB of zeros, compressed."""
-    return ask.answer(gzip.compress(bytes(100 << 20), 1), Content_Encoding="gzip")
+    """Little that would become much."""
+    return ask.answer(zeros(), Content_Encoding="gzip")
 
 
 def page(ask: Ask) -> web.StreamResponse | None:
@@ -204,6 +209,11 @@ def status(code: int, **headers: str) -> Wrong:
 def changed(**changes: str | None) -> Wrong:
     """The true answer with other headers."""
     return plain(lambda ask: ask.answer(**changes) if ask.ranged else None)
+
+
+def other_total(ask: Ask) -> web.StreamResponse | None:
+    """The right range of a file that is a byte longer."""
+    return ask.answer(Content_Range=ask.content_range(total=len(ask.data) + 1))
 
 
 def sloppy(ask: Ask) -> web.StreamResponse | None:
@@ -248,7 +258,7 @@ RIGHT = [
     Case("206 with an unreadable Content-Range", first(2, changed(Content_Range="bytes a-b/c"))),
     Case("206 with an unsatisfied Content-Range", first(2, changed(Content_Range="bytes */9"))),
     Case("the unit of Content-Range is sloppy", plain(sloppy)),
-    Case("the total changes once", only(1, changed(Content_Range="bytes 0-99/100"))),
+    Case("the total changes once", only(1, plain(other_total))),
     Case("ranges are shorter than asked", plain(shorter)),
     Case("ranges are longer than asked", plain(longer)),
     Case("bodies are cut at half", first(3, cut)),
@@ -280,10 +290,10 @@ RIGHT = [
     Case("compressed though nobody asked", first(2, plain(squeezed))),
     Case("informational answers before", early_hints),
     Case("an answer too many", first(2, babbling)),
-    Case("a header of 1 MB", first(2, sent_raw("X-Long: " + "a" * (1 << 20) + "\r\n"))),
-    Case("10,000 headers", first(2, sent_raw("X-Many: a\r\n" * 10_000))),
-    Case("two lengths", first(2, sent_raw("Content-Length: 5\r\n"))),
-    Case("a length and chunks", first(2, sent_raw("Transfer-Encoding: chunked\r\n"))),
+    Case("a header of 1 MB", first(2, more_head("X-Long: " + "a" * (1 << 20) + "\r\n"))),
+    Case("10,000 headers", first(2, more_head("X-Many: a\r\n" * 10_000))),
+    Case("two lengths", first(2, more_head("Content-Length: 5\r\n"))),
+    Case("a length and chunks", first(2, more_head("Transfer-Encoding: chunked\r\n"))),
     Case("one connection goes silent", only(1, silent)),
     Case("one connection crawls", only(1, crawling)),
     Case("one head trickles", only(1, trickling_head)),
@@ -325,12 +335,12 @@ def test_right_bytes_in_spite_of(store: World, case: Case) -> None:
     assert tree(store.work / "m") == {NAME: DATA}
     assert last_line(done.stdout) == str(store.work / "m")
     assert "every file has its SHA-256" in done.stderr
-    assert board.asks > 0
+    assert board.given > 0
     nothing_left_its_place(store)
 
 
 REFUSED = [
-    Case("the total is always another", changed(Content_Range="bytes 0-99/100"), 7, "the hub says"),
+    Case("the total is always another", plain(other_total), 7, "the hub says"),
     Case("another version for ever", plain(other_version), 8, "SHA-256"),
     Case("one byte is flipped for ever", plain(flipped), 8, "SHA-256"),
     Case("a login page for ever", plain(page), 7, "web page"),
@@ -350,7 +360,7 @@ REFUSED = [
     Case("redirected to a file", redirected("file:///etc/passwd"), 7, "redirect"),
     Case("redirected to ftp", redirected("ftp://127.0.0.1/x"), 7, "redirect"),
     Case("redirected nowhere", redirected(""), 7, "redirect"),
-    Case("redirected by 8 KB", redirected("http://127.0.0.1:9/" + "a" * 8192), 6, ""),
+    Case("redirected by 8 KB", redirected("http://127.0.0.1:9/" + "a" * 8192), 6, "127.0.0.1:9"),
 ]
 
 
@@ -368,5 +378,5 @@ def test_a_clear_error_and_nothing_under_the_final_name(store: World, case: Case
     assert TOKEN not in done.stdout + done.stderr
     assert done.stdout == ""
     assert not (store.work / "m" / NAME).exists()
-    assert board.asks > 0
+    assert board.given > 0
     nothing_left_its_place(store)
