@@ -300,16 +300,42 @@ def test_a_host_with_many_short_requests_begins_wider(requests: int, cap: int, s
 
 
 def test_what_is_known_of_a_host_counts_more_than_what_is_waiting() -> None:
-    """Once it was measured, and after it has refused."""
+    """Once its rate was judged, and after it has refused."""
     measured, refused = Pace(cap=64), Pace(cap=64)
-    measured.observe(Sample(0.1, 0, 0, 8, limited=False, round_trip=0.05))
+    settled = Feed(measured).run(10.0, flat)[-1]
     refused.refused(0.1, active=8)
 
     measured.expect(1000)
     refused.expect(1000)
 
-    assert measured.target == 8
+    assert measured.target == settled
     assert refused.target < 8
+
+
+@pytest.mark.parametrize("how", ["limited", "idle"])
+def test_samples_that_say_nothing_do_not_keep_a_host_narrow(how: str) -> None:
+    """The listing came first, or the disk was slow: nothing is known of the host yet."""
+    pace = Pace(cap=64)
+    Feed(pace).run(5.0, flat, limited=how == "limited", idle=8 if how == "idle" else 0)
+
+    pace.expect(1000)
+
+    assert pace.target == 32
+
+
+def test_the_pause_between_two_runs_is_not_judged() -> None:
+    """A minute without transfers would make the next doubling look as if it had paid nothing."""
+    feed = Feed(Pace(cap=64))
+    feed.run(0.3, growing)
+    before = feed.pace.target
+
+    feed.now += 60.0
+    first = feed.run(0.1, growing)[-1]
+    after = feed.run(1.5, growing)
+
+    assert 8 < before < 64
+    assert first == before
+    assert after[-1] == 64
 
 
 def test_connections_double_while_that_pays() -> None:

@@ -19,6 +19,7 @@ DECREASE = 0.7  # after a refusal
 SETTLE = 0.1  # seconds; shortest time over which a rate says anything
 MOST_RETURNS = 3  # doublings that are undone and tried again after all
 RETURN_SETTLE = 0.5  # seconds; a doubling is not undone twice for a moment's gap
+PAUSE = 1.0  # seconds without a sample, or three times the settling: nobody was transferring
 PROBE_EVERY = 2.0  # seconds between careful steps once doubling has stopped
 PROBE_SETTLE = 1.0  # seconds; a careful step is small, so its rates have to be exact
 ENOUGH = 20  # requests; a rate of fewer is noise
@@ -90,6 +91,7 @@ class Pace:
         "_climbing",
         "_direction",
         "_forgive",
+        "_known",
         "_next_probe",
         "_returning",
         "_returns",
@@ -103,6 +105,7 @@ class Pace:
         self._cap = cap
         self.target = max(1, min(start, cap))
         self._climbing = True
+        self._known = False  # a rate was judged, or the host refused
         self._returning = False  # a doubling is being undone
         self._returns = 0
         self._trial: _Trial | None = None
@@ -121,7 +124,7 @@ class Pace:
         that many of them at once are no more than a few long ones. Each connection gets some of
         them, or opening it would not pay.
         """
-        if self._climbing and self._trial is None and self._since is None:
+        if not self._known:
             wide = min(SHORT_START, requests // SHORT_EACH, self._ceiling)
             self.target = max(self.target, wide)
 
@@ -144,8 +147,12 @@ class Pace:
             self._since = sample
             return
         elapsed = sample.now - since.now
+        if elapsed > max(PAUSE, 3 * settle):  # between two runs of a client
+            self._since = sample
+            return
         if elapsed < settle:
             return
+        self._known = True
         count = sample.completed - since.completed
         rates = _Rates((sample.received - since.received) / elapsed, count / elapsed, count)
         self._since = sample
@@ -216,6 +223,7 @@ class Pace:
         self._forgive = min(FORGIVE_MOST, 2 * self._forgive)
         self._ceiling_until = now + self._forgive
         self._climbing = self._returning = False
+        self._known = True
         self._trial = None
         self._next_probe = now + PROBE_EVERY
         self._move(now, 1.0, lower)
