@@ -27,7 +27,7 @@ from benchmarks.processes import ROOT
 from benchmarks.report import results_page
 from benchmarks.scenarios import CASES, choose
 from benchmarks.stock import file_system
-from benchmarks.verdicts import Record, has_failed
+from benchmarks.verdicts import Record, has_failed, is_trial
 
 _RUNS = 5
 
@@ -82,13 +82,15 @@ def run(cases: list[Any], options: argparse.Namespace, out: Path) -> int:
             failed = failed or has_failed(record)
             for target in case.targets:
                 verdict = target.judge(record)
-                print(f"  {verdict.word}: {verdict.what}: {verdict.value} ({verdict.limit})")
+                word = "trial" if is_trial(record) else verdict.word
+                print(f"  {word}: {verdict.what}: {verdict.value} ({verdict.limit})")
             following = cases[number + 1].scenario if number + 1 < len(cases) else None
             if following in ("memory", None):
                 bench.stock.clear()  # the last needs the room
     finally:
         shutil.rmtree(memory, ignore_errors=True)
         shutil.rmtree(disk, ignore_errors=True)
+    print(f"results: {os.path.relpath(out / 'RESULTS.md')}")
     return 1 if failed else 0
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -117,7 +118,7 @@ class Site:
     hub: str = ""
 
     def url(self, blob: Blob, port: str = "http") -> str:
-        scheme = "https" if port == "https" else "http"
+        scheme = "https" if port.endswith("https") else "http"
         return f"{scheme}://{self.place.host}:{self.ports[port]}/blob/{blob.sha256}"
 
 
@@ -132,7 +133,7 @@ def site(
 ) -> Iterator[Site]:
     """Start the origin, and a hub that leads to its port `store` if there is a catalogue.
 
-    The port `capped` gives each connection `cap` bytes/s.
+    The ports `capped` and `capped_https` give each connection `cap` bytes/s.
     """
     folder = bench.stock.folder
     certificate = make_certificate(folder, place.host)
@@ -209,9 +210,8 @@ def _from_events(log: Path) -> Sample:
         event = json.loads(line)
         if event["event"] == "file_done" and event["proof_seconds"] is not None:
             found["proof"] = max(found.get("proof", 0.0), event["proof_seconds"])
-        if event["event"] == "progress":
-            amount = float(event["statistics"]["connections"])
-            found["connections"] = max(found.get("connections", 0.0), amount)
+        if event["event"] == "finished":
+            found["connections"] = float(event["connections"])
     return found
 
 
@@ -238,6 +238,10 @@ def run_case(case: Case, bench: Bench, say: Callable[[str], None]) -> dict[str, 
     except Skipped as reason:
         record["skipped"] = str(reason)
         say(f"{case.name}: skipped: {reason}")
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        # What it needs is not there, or does not start: the other cases may do better.
+        record["skipped"] = f"{FAILED}: {error}"
+        say(f"{case.name}: {record['skipped']}")
     return record
 
 

@@ -1,8 +1,8 @@
-"""The origin: nginx over files in memory, on plain, TLS and capped ports.
+"""The origin: nginx over files in memory, on plain, TLS and capped ports (plain and TLS).
 
     python -m benchmarks.origin FOLDER HOST BYTES_PER_SECOND
 
-Prints the three ports as JSON and becomes nginx. The capped port gives each *connection* that
+Prints the four ports as JSON and becomes nginx. A capped port gives each *connection* that
 rate, by `SO_MAX_PACING_RATE` on the listening socket, which accepted connections inherit; nginx
 inherits the sockets by its variable NGINX (made for upgrades of the binary). Not by `limit_rate`:
 that counts per *answer* and gives each one a second's worth at once, so a client that asks for
@@ -49,6 +49,7 @@ http {{
   }}
   server {{
     listen {host}:{https} ssl;
+    listen {host}:{capped_https} ssl;
     ssl_certificate {folder}/certificate.pem;
     ssl_certificate_key {folder}/key.pem;
     root {folder};
@@ -90,8 +91,9 @@ def _listen(host: str) -> socket.socket:
 def main() -> None:
     die_with_parent()
     folder, host, rate = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    sockets = {name: _listen(host) for name in ("http", "https", "capped")}
-    sockets["capped"].setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, rate)
+    sockets = {name: _listen(host) for name in ("http", "https", "capped", "capped_https")}
+    for name in ("capped", "capped_https"):
+        sockets[name].setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, rate)
     ports = {name: found.getsockname()[1] for name, found in sockets.items()}
     user = "user root;" if os.geteuid() == 0 else ""
     configuration = folder / "nginx.conf"

@@ -61,7 +61,7 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-# -- ours: product defaults; a number of connections only where a row names one -------------------
+# -- ours: product defaults; a number of connections only where the case's title names one --------
 
 
 def modelhaul_get(
@@ -84,15 +84,25 @@ def modelhaul_download(
 
 
 def aria2c(
-    *urls: str, file: Path, connections: int, sha256: str | None = None, at_once: int = 1
+    *urls: str,
+    file: Path,
+    connections: int,
+    sha256: str | None = None,
+    at_once: int = 1,
+    allocation: str = "none",
 ) -> Command:
     """aria2 over that many connections per file; several URLs are several files.
 
-    Without preallocation, which would write every byte twice on a tmpfs, and split down to the
-    least it takes, or it would not use the connections.
+    Without preallocation, which would write every byte twice on a tmpfs (`allocation` is what its
+    manual has for a disk), and split down to the least it takes, or it would not use the
+    connections.
     """
     words = ["aria2c", "--no-conf", f"-x{connections}", f"-s{connections}", "-k1M"]
-    words += ["--file-allocation=none", "--console-log-level=error", "--summary-interval=0"]
+    words += [
+        f"--file-allocation={allocation}",
+        "--console-log-level=error",
+        "--summary-interval=0",
+    ]
     words += ["-d", str(file.parent), f"-j{at_once}"]
     if len(urls) == 1:
         words += ["-o", file.name]

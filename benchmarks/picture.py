@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from benchmarks.bench import Case
-from benchmarks.verdicts import Record, figure, metric
+from benchmarks.verdicts import LikeHealthy, Record, figure, metric
 
 _WIDTH, _LEFT, _RIGHT = 860, 300, 90
 _BAR, _GAP, _HEAD = 16, 4, 30
@@ -20,7 +20,7 @@ def results_picture(records: Mapping[str, Record], cases: Sequence[Case]) -> str
     for case in cases:
         record = records.get(case.name)
         bars = _bars(record) if record is not None else []
-        if record is None or len(bars) < 2:
+        if record is None or len(bars) < 2 or not _compares(case, record):
             continue
         slowest = max(wall for _, _, wall in bars) or 1.0
         parts.append(_text(10, y + 20, f"{case.name}: {record['title']}", weight="bold"))
@@ -41,6 +41,12 @@ def results_picture(records: Mapping[str, Record], cases: Sequence[Case]) -> str
     )
     ground = f'<rect width="{_WIDTH}" height="{y}" fill="#ffffff"/>'
     return "\n".join([head, ground, *parts, "</svg>", ""])
+
+
+def _compares(case: Case, record: Record) -> bool:
+    """Whether its bars say something beside each other."""
+    peers = any(row["kind"] == "peer" for row in record["rows"].values())
+    return peers or any(isinstance(target, LikeHealthy) for target in case.targets)
 
 
 def _bars(record: Record) -> list[tuple[str, str, float]]:

@@ -7,6 +7,7 @@ which address the server has for the client.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,12 @@ def why_not_wide() -> str | None:
         return "needs root, for network namespaces"
     if not os.path.exists("/dev/net/tun"):
         return "needs /dev/net/tun"
+    for program in ("ip", "nsenter"):
+        if shutil.which(program) is None:
+            return f"needs the program {program}"
+    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True)
+    if tried.returncode != 0:
+        return f"needs the right to make network namespaces ({tried.stderr.strip()})"
     return None
 
 
@@ -84,7 +91,7 @@ def wide_area(log: Path) -> Iterator[Place]:
 
 def _enter(namespace: str) -> list[str]:
     # Not `ip netns exec`: that mounts things besides, and the time is measured.
-    return ["/usr/bin/nsenter", f"--net=/run/netns/{namespace}"]
+    return [shutil.which("nsenter") or "nsenter", f"--net=/run/netns/{namespace}"]
 
 
 def _set(prefix: tuple[str, ...], name: str, value: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.bench import Case
-from benchmarks.verdicts import FAILED, Record, Spread, few_runs, figure, metric
+from benchmarks.verdicts import FAILED, Record, Spread, few_runs, figure, is_trial, metric
 
 _COLUMNS = (("wall", "wall"), ("cpu", "CPU"), ("peak", "peak RSS"))
 _HEAD = (
@@ -41,7 +41,8 @@ def results_page(records: Mapping[str, Record], cases: Sequence[Case]) -> str:
     for case, record in measured:
         for target in case.targets:
             verdict = target.judge(record)
-            cells = (case.name, verdict.what, verdict.value, verdict.limit, verdict.word)
+            word = "trial" if is_trial(record) else verdict.word
+            cells = (case.name, verdict.what, verdict.value, verdict.limit, word)
             lines.append(_row(cells))
     for case, record in measured:
         lines += ["", *_section(case, record)]
@@ -50,7 +51,9 @@ def results_page(records: Mapping[str, Record], cases: Sequence[Case]) -> str:
 
 
 def _section(case: Case, record: Record) -> list[str]:
-    lines = [f"## {case.name}: {record['title']}", ""]
+    scale = record.get("scale", 1)
+    smaller = f" (a trial: sizes times {scale:g})" if scale != 1 else ""
+    lines = [f"## {case.name}: {record['title']}{smaller}", ""]
     if record.get("skipped"):
         lines.append(f"skipped: {record['skipped']}")
     else:
@@ -60,8 +63,6 @@ def _section(case: Case, record: Record) -> list[str]:
     if few:
         all_ = "all rows" if len(few) == len(record["rows"]) else "; ".join(few)
         lines += ["", f"**Too few runs to count**: {all_}."]
-    if record.get("scale", 1) != 1:
-        lines += ["", f"**A trial**: sizes times {record['scale']}."]
     return lines
 
 

@@ -37,6 +37,7 @@ Prepare = Callable[[Bench], AbstractContextManager[Prepared]]
 REPO = "bench/model"
 OURS = "modelhaul"
 ARIA2_8 = "aria2c -x8 --checksum"
+ARIA2_FALLOC = "aria2c -x8 --checksum, falloc"
 ARIA2_16 = "aria2c -x16, not verified"
 HF_TRANSFER = "hf_transfer, then hashlib"
 CURL = "curl, not verified"
@@ -96,7 +97,22 @@ def lan_http(*, on_disk: bool) -> Prepare:
                 ),
                 _curl_row(blob, lambda file: peers.curl(url, file)),
             ]
-            if not on_disk:
+            if on_disk:
+                rows.append(
+                    _file_row(
+                        ARIA2_FALLOC,
+                        lambda file: peers.aria2c(
+                            url,
+                            file=file,
+                            connections=8,
+                            sha256=blob.sha256,
+                            allocation="falloc",
+                        ),
+                        blob,
+                        needs="aria2c",
+                    )
+                )
+            else:
                 rows += [
                     _file_row(COPY, lambda file: _floor_copy(there, blob, file), blob),
                     command_row(
@@ -106,6 +122,25 @@ def lan_http(*, on_disk: bool) -> Prepare:
             yield rows, _target(bench, on_disk=on_disk)
 
     return prepare
+
+
+SIZES = {f"{OURS}, {mib} MiB": mib << 20 for mib in (64, 512, 8192)}
+
+
+@contextmanager
+def lan_sizes(bench: Bench) -> Iterator[Prepared]:
+    """Files of other sizes: the time from the last byte to the verdict must not grow with them."""
+    _need_nginx()
+    blobs = {name: bench.stock.blob(bench.size(size), sparse=True) for name, size in SIZES.items()}
+    with site(bench, LOOPBACK) as there:
+
+        def row(name: str, blob: Blob) -> Row:
+            url = there.url(blob)
+            return _file_row(
+                name, lambda file: peers.modelhaul_get(url, file, blob.sha256, connections=8), blob
+            )
+
+        yield [row(name, blob) for name, blob in blobs.items()], _target(bench, on_disk=False)
 
 
 def lan_https(*, on_disk: bool) -> Prepare:
@@ -454,7 +489,8 @@ def plan(bench: Bench) -> Iterator[Prepared]:
         yield [Row(PLAN, run, OURS)], {"files": f"{count:,}"}
 
 
-SMALL_ROW, LARGE_ROW = f"{OURS}, 1 GiB", f"{OURS}, 8 GiB"
+SMALL_ROW, LARGE_ROW = f"{OURS}, 1 GiB", f"{OURS}, 8 x 1 GiB"
+ONE_ROW = f"{OURS}, one file of 8 GiB over TLS"
 
 
 @contextmanager
@@ -465,6 +501,7 @@ def memory(bench: Bench) -> Iterator[Prepared]:
     blobs = [bench.stock.blob(bench.size(GIB), number, sparse=True) for number in range(8)]
     files = {f"model-{number}-of-8.safetensors": blob for number, blob in enumerate(blobs, 1)}
     first = dict(list(files.items())[:1])
+    large = bench.stock.blob(bench.size(8 * GIB), sparse=True)
     catalogue = {**_catalogue(files), "bench/one": _catalogue(first)[REPO]}
     with site(bench, LOOPBACK, catalogue, store="capped", cap=4 << 20) as there:
 
@@ -479,7 +516,18 @@ def memory(bench: Bench) -> Iterator[Prepared]:
                 kind=OURS,
             )
 
-        rows = [row(SMALL_ROW, "bench/one", first), row(LARGE_ROW, REPO, files)]
+        url = there.url(large, "capped_https")
+        rows = [
+            row(SMALL_ROW, "bench/one", first),
+            row(LARGE_ROW, REPO, files),
+            _file_row(
+                ONE_ROW,
+                lambda file: peers.modelhaul_get(
+                    url, file, large.sha256, connections=64, trust=there.certificate
+                ),
+                large,
+            ),
+        ]
         yield rows, {"cap": "4 MiB/s per connection"}
 
 
@@ -512,7 +560,14 @@ CASES: tuple[Case, ...] = (
         "one 2 GiB file, loopback, 8 connections, to a disk",
         lan_http(on_disk=True),
         NoSlower(),
+        AtMost(OURS, "proof", 0.15),
         on_disk=True,
+    ),
+    _case(
+        "lan-http/sizes",
+        "one file of 64 MiB to 8 GiB, loopback, 8 connections",
+        lan_sizes,
+        *(AtMost(name, "proof", 0.15) for name in SIZES),
     ),
     _case(
         "lan-https/tmpfs",
@@ -610,8 +665,10 @@ CASES: tuple[Case, ...] = (
         "64 connections, 1 and 8 GiB",
         memory,
         AtMost(LARGE_ROW, "peak", 150),
+        AtMost(ONE_ROW, "peak", 150),
         Ratio((SMALL_ROW,), "peak", 1.1, row=LARGE_ROW),
         AtLeast(LARGE_ROW, "connections", 64),
+        AtLeast(ONE_ROW, "connections", 64),
     ),
 )
 

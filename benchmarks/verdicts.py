@@ -65,7 +65,9 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        return {True: "met", False: "**missed**", None: "skipped"}[self.met]
+        if self.met is None:
+            return f"**{FAILED}**" if f"{FAILED} " in self.value else "skipped"
+        return "met" if self.met else "**missed**"
 
 
 class Target(Protocol):
@@ -97,7 +99,7 @@ class Ratio:
         if ours is None or len(theirs) < len(others):
             return Verdict(what, why_missing(record, (self.row, *self.against)), limit, None)
         ratio = ours.median / sum(theirs)
-        return Verdict(what, f"{ratio:.2f}", limit, ratio <= self.limit)
+        return Verdict(what, _ratio(ratio, self.limit), limit, ratio <= self.limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class NoSlower:
             return Verdict(what, why_missing(record, (self.row,)), "<= 1", None)
         fastest = min(peers, key=lambda name: peers[name])
         ratio = ours.median / peers[fastest]
-        return Verdict(f"{what} ({fastest})", f"{ratio:.2f}", "<= 1", ratio <= 1)
+        return Verdict(f"{what} ({fastest})", _ratio(ratio, 1.0), "<= 1", ratio <= 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,12 @@ class LikeHealthy:
         return Verdict(what, value, f"{limit}: {allowed:.2f} s", ours.median <= allowed)
 
 
+def _ratio(ratio: float, limit: float) -> str:
+    """Two decimals; three where two would hide on which side of the limit it is."""
+    short = f"{ratio:.2f}"
+    return f"{ratio:.3f}" if float(short) == limit != ratio else short
+
+
 def figure(value: float, name: str) -> str:
     """A number with its unit, as precise as it is worth."""
     unit = UNITS.get(name, "")
@@ -181,9 +189,15 @@ def figure(value: float, name: str) -> str:
 
 
 def has_failed(record: Record) -> bool:
-    """Whether a row went wrong; one whose tool is missing did not."""
-    reasons = [str(row.get("skipped") or "") for row in record["rows"].values()]
+    """Whether the case or a row went wrong; one whose tool is missing did not."""
+    whole = str(record.get("skipped") or "")
+    reasons = [whole, *(str(row.get("skipped") or "") for row in record["rows"].values())]
     return any(reason.startswith(FAILED) for reason in reasons)
+
+
+def is_trial(record: Record) -> bool:
+    """Whether it breaks the rules, so that its verdicts say nothing: small sizes, few runs."""
+    return record.get("scale", 1) != 1 or bool(few_runs(record))
 
 
 def few_runs(record: Record) -> list[str]:
@@ -196,7 +210,7 @@ def few_runs(record: Record) -> list[str]:
     return found
 
 
-#: How the reason begins for a row that was run and went wrong.
+#: How the reason begins for a row or a case that went wrong.
 FAILED = "failed"
 #: Seconds from which a run counts as long, and the runs that are enough then.
 LONG = 30.0

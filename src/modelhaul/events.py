@@ -169,12 +169,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The run succeeded: `path` holds the result. Always the last event."""
+    """The run succeeded: `path` holds the result. Always the last event.
+
+    `connections` is the most that were in use at one time.
+    """
 
     path: str
     size: int
     fetched: int
     reused: int
+    connections: int
     seconds: float
     verified: bool
 

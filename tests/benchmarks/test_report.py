@@ -55,7 +55,9 @@ def test_a_trial_is_called_one() -> None:
 
     page = results_page({"lan-http/tmpfs": record}, CASES)
 
-    assert "**A trial**" in page
+    assert "(a trial: sizes times 0.1)" in page
+    assert "| trial |" in page
+    assert "| met |" not in page
     assert f"**Too few runs to count**: {OURS}." in page
 
 

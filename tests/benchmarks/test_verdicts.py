@@ -50,6 +50,14 @@ def test_a_ratio_is_met_up_to_its_limit(ours: float, met: bool) -> None:
     assert verdict.value == f"{ours:.2f}"
 
 
+@pytest.mark.parametrize(("ours", "value"), [(0.504, "0.504"), (0.496, "0.496"), (0.5, "0.50")])
+def test_a_ratio_beside_its_limit_shows_on_which_side_it_is(ours: float, value: str) -> None:
+    """Two decimals would say 0.50 of all of them."""
+    verdict = Ratio(("aria2c",), "wall", 0.5).judge(record(modelhaul=[ours], aria2c=[1.0]))
+
+    assert verdict.value == value
+
+
 def test_several_rows_are_added_up() -> None:
     """The floor is what copying and hashing take together."""
     rows = record(modelhaul=[2.6], copy=[1.0], hash=[1.0])
@@ -75,7 +83,9 @@ def test_a_row_that_failed_once_has_no_figures() -> None:
     rows["rows"]["modelhaul"]["skipped"] = "failed in run 3: wrong bytes"
 
     assert metric(rows, "modelhaul", "wall") is None
-    assert AtMost("modelhaul", "wall", 2).judge(rows).met is None
+    verdict = AtMost("modelhaul", "wall", 2).judge(rows)
+    assert verdict.met is None
+    assert verdict.word == "**failed**"
 
 
 def test_no_slower_compares_with_the_fastest_peer() -> None:
@@ -122,6 +132,12 @@ def test_a_missing_tool_is_no_failure() -> None:
 
     rows["rows"]["modelhaul"]["skipped"] = "failed in run 1: wrong bytes"
     assert has_failed(rows)
+
+
+def test_a_case_whose_origin_does_not_start_has_failed() -> None:
+    """A case that cannot run here has not."""
+    assert not has_failed({"rows": {}, "skipped": "needs root"})
+    assert has_failed({"rows": {}, "skipped": "failed: origin did not start"})
 
 
 def test_figures_have_the_digits_they_are_worth() -> None:

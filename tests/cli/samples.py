@@ -55,6 +55,7 @@ def every_event(name: str) -> list[events.Event]:
             size=5_000_000,
             fetched=4_000_000,
             reused=1_000_000,
+            connections=8,
             seconds=2.0,
             verified=True,
         ),

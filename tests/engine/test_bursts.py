@@ -87,6 +87,21 @@ def test_a_copy_of_what_is_there_comes_with_the_others(target: Path) -> None:
     assert rig.left() == []
 
 
+def test_waiting_for_the_others_does_not_count_as_proving(target: Path) -> None:
+    """The verdict over a file is there long before the burst, for small and for large ones."""
+    small, large, last = payload(20_000, 1), payload(MIB, 2), payload(3 * MIB, 3)
+    files = {"small": small, "large": large, "last": last}
+    old(target, *files)
+    served = {f"{ORIGIN}/{name}": Served(data) for name, data in files.items()}
+    rig = burst_rig(target, FakeNetwork({**served, f"{ORIGIN}/last": Served(last, rate=100_000)}))
+
+    results = virtual(lambda: rig.bring(*(replacing(rig, *item) for item in files.items())))
+
+    assert [result.how for result in results] == ["fetched"] * 3
+    proofs = [result.proof_seconds for result in results]
+    assert all(proof is not None and 0 <= proof < 1 for proof in proofs), proofs
+
+
 def test_files_that_wait_hold_nothing_open(target: Path) -> None:
     """Hundreds of proven files wait for the last one: descriptors are few."""
     files = {f"f{n:02}": payload(40_000, n) for n in range(60)}

@@ -296,6 +296,7 @@ class LargeFile(Task):
             self._wake_prover.clear()
         expected = self.order.file.sha256
         if expected is None or self._hasher.hexdigest() == expected:
+            self.tally.proven = anyio.current_time()
             self._change(Change.PROVEN)
             return True
         await self._repair(expected)
@@ -382,7 +383,6 @@ class LargeFile(Task):
     async def _publish(self) -> None:
         """Barrier, rename, folder sync; then the journal goes and the memory learns of it."""
         claimed, placement, file = self._claimed, self.order.placement, self.order.file
-        proven_at = anyio.current_time()
         digest = self._hasher.hexdigest()
         validator = file.validator if file.sha256 is None else None
 
@@ -401,9 +401,7 @@ class LargeFile(Task):
                 raise
             await self.context.threads.write(claimed.discard)
         self._change(Change.PUBLISHED)
-        last = self.tally.last_byte
-        proof = None if last is None else proven_at - last
-        self.succeed("fetched", size=self._size, digest=digest, proof_seconds=proof)
+        self.succeed("fetched", size=self._size, digest=digest)
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -67,7 +67,15 @@ class Tally:
     hedged: int = 0
     reused: int = 0
     last_byte: float | None = None
+    proven: float | None = None
     sources: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def proof_seconds(self) -> float | None:
+        """From the last byte to the verdict; None without either."""
+        if self.last_byte is None or self.proven is None:
+            return None
+        return self.proven - self.last_byte
 
 
 class LeaseReceiver(Receiver, Protocol):
@@ -107,9 +115,7 @@ class Task:
         """Amounts for a view."""
         raise NotImplementedError
 
-    def succeed(
-        self, how: How, *, size: int, digest: str | None, proof_seconds: float | None = None
-    ) -> None:
+    def succeed(self, how: How, *, size: int, digest: str | None) -> None:
         """The file stands under its final name."""
         file, tally = self.order.file, self.tally
         self._end(
@@ -123,7 +129,7 @@ class Task:
                 fetched=tally.fetched,
                 hedged=tally.hedged,
                 reused=tally.reused,
-                proof_seconds=proof_seconds,
+                proof_seconds=tally.proof_seconds if how == "fetched" else None,
                 sources=tuple(tally.sources),
             )
         )

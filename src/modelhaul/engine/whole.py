@@ -206,6 +206,7 @@ class WholeFile(Task):
                 f"{origins if self._written else ''}",
                 hint="source and listing disagree; nothing was left under its name",
             )
+        self.tally.proven = anyio.current_time()
         assert self._part is not None
         part, self._part = self._part, None
         # Round trips are what such files cost: a few of them count as a megabyte of progress.
@@ -330,11 +331,7 @@ class Batch:
             elif ready.kept:
                 ready.file.succeed("kept", size=ready.size, digest=ready.digest)
             elif ready in stamps:
-                last = ready.file.tally.last_byte
-                proof = None if last is None else anyio.current_time() - last
-                ready.file.succeed(
-                    "fetched", size=ready.size, digest=ready.digest, proof_seconds=proof
-                )
+                ready.file.succeed("fetched", size=ready.size, digest=ready.digest)
 
     def _rename(self, batch: list[Ready]) -> dict[Ready, Stamp]:
         """In a thread: rename all that are synced, then sync each folder once, then remember."""

@@ -270,6 +270,7 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
             size=report.size,
             fetched=report.fetched,
             reused=report.reused,
+            connections=report.connections,
             seconds=report.seconds,
             verified=report.verified,
         )
