@@ -50,7 +50,8 @@ class Client:
 
     Args:
         settings: everything that can be set; default: the environment.
-        transport: the network; default: HTTP by aiohttp. Tests put a fake here.
+        transport: the network; default: HTTP/1.1 over our own
+            connections, by aiohttp with the setting `fast` off. Tests put a fake here.
         threads: where blocking calls run. Tests run them inline.
         changes: single settings by name, e.g. `connections=16`.
 
@@ -255,7 +256,7 @@ def _strings(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def _http(settings: Settings) -> Transport:
-    # Imported late: aiohttp costs more than everything else here together.
+    # Imported late: `--help` needs neither, and aiohttp costs more than all the rest.
     if not settings.fast:
         from modelhaul.net.http import HttpTransport
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -230,6 +231,29 @@ def test_waiting_for_memory_is_not_the_servers_silence() -> None:
         return line
 
     assert len(virtual(main).bucket.data) == size
+
+
+def test_bytes_that_come_while_there_is_no_memory_keep_their_order() -> None:
+    """A loop may hand over more although it was asked to pause, and memory may come just then."""
+    size = 100_000
+    data = random.Random(1).randbytes(size)
+
+    async def main() -> Line:
+        line = Line(size)
+        line.bucket = Fasting(size, anyio.Event())
+        async with anyio.create_task_group() as group:
+            group.start_soon(line.fetch)
+            await anyio.sleep(0.01)
+            line.deliver(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode())
+            await anyio.sleep(0.01)
+            line.deliver(data[:60_000])
+            assert len(line.bucket.data) == 60_000
+            line.deliver(data[60_000:70_000])  # nobody's memory
+            line.bucket.feed()
+            line.deliver(data[70_000:])
+        return line
+
+    assert bytes(virtual(main).bucket.data) == data
 
 
 class Fasting(Bucket):

@@ -368,6 +368,22 @@ def test_closing_keeps_the_transport_usable(run: Run) -> None:
     run(main)
 
 
+def test_a_connection_that_nobody_uses_is_closed(run: Run) -> None:
+    """After its time, without a further request; a program may keep a client for days."""
+
+    async def main() -> None:
+        net = _kind(Settings(), keep_alive=0.1)
+        async with raw_server(sends(answer(b"0123456789"))) as server:
+            await net.fetch(request(server, 0, 10, size=10), Bucket(10))
+            await net.fetch(request(server, 0, 10, size=10), Bucket(10))
+            assert (server.connections, server.open) == (1, 1)
+            with anyio.fail_after(10):
+                await server.wait_closed()
+            await net.aclose()
+
+    run(main)
+
+
 def test_cookies_are_not_kept(run: Run) -> None:
     """A server's cookie never comes back to it, or to anybody."""
     reply = answer(b"0123456789", Set_Cookie="track=1; Path=/")

@@ -91,7 +91,8 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        if self._receiver is not None and self._failure is None:
+        # What lies in `_loose` comes first: a loop may hand over more although reading is paused.
+        if self._receiver is not None and self._failure is None and not self._loose:
             try:
                 view = self._receiver.buffer_nowait()
             except Exception as error:  # noqa: BLE001

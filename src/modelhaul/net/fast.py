@@ -8,7 +8,6 @@ without anybody above noticing.
 from __future__ import annotations
 
 import asyncio
-import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 import aiohappyeyeballs
 import anyio
 import h11
+from anyio import to_thread
 
 from modelhaul.core.origin import origin_of, redirect_target, shown
 from modelhaul.core.retry import Verdict, verdict
@@ -34,7 +34,7 @@ from modelhaul.net.connection import Connection, Stale
 from modelhaul.net.failures import connect_failed
 from modelhaul.net.push import push
 from modelhaul.net.small import decoded, read_whole
-from modelhaul.net.tls import tls_context
+from modelhaul.net.tls import Trust
 from modelhaul.net.transport import (
     USER_AGENT,
     Answer,
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: A connection that nobody has used for so many seconds is not used again.
-_KEEP_ALIVE = 60.0
 #: Seconds that addresses of a name are remembered.
 _REMEMBER = 60.0
 _HAPPY_EYEBALLS = 0.25
@@ -61,13 +59,20 @@ class FastTransport:
     """The `Transport` of the product: direct HTTP/1.1, plain or TLS; `HttpTransport` for the rest.
 
     Belongs to one event loop (plain asyncio or uvloop).
+
+    Args:
+        settings: of timeouts, certificates and proxies.
+        keep_alive: seconds after which a connection that nobody uses is closed.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, keep_alive: float = 60.0) -> None:
         self._settings = settings
+        self._keep_alive = keep_alive
         self._slow: HttpTransport | None = None
-        self._tls: ssl.SSLContext | None = None
+        self._making = anyio.Lock()
+        self._trust = Trust(settings)
         self._idle: dict[str, list[Connection]] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
         self._addresses: dict[tuple[str, int], tuple[float, list[Any]]] = {}
 
     async def call(
@@ -75,7 +80,7 @@ class FastTransport:
     ) -> Response | Redirect:
         route = self._route(url)
         if route is None:
-            return await self._other().call(url, headers=headers, limit=limit)
+            return await (await self._other()).call(url, headers=headers, limit=limit)
         question = _question(route, url, {"Accept-Encoding": "gzip", **headers})
 
         async def exchange(connection: Connection) -> Response | Redirect:
@@ -86,6 +91,9 @@ class FastTransport:
     async def aclose(self) -> None:
         """Close all connections. Usable again afterwards."""
         kept, self._idle = self._idle, {}
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
         for connections in kept.values():
             for connection in connections:
                 connection.close()
@@ -99,7 +107,7 @@ class FastTransport:
     async def fetch(self, request: Request, receiver: Receiver) -> Answer | Redirect:
         route = self._route(request.url)
         if route is None:
-            return await self._other().fetch(request, receiver)
+            return await (await self._other()).fetch(request, receiver)
         headers = {"Accept-Encoding": "identity", **request.headers}
         if not request.whole:
             headers["Range"] = request.span.http_range()
@@ -110,13 +118,14 @@ class FastTransport:
 
         return await self._on_connection(request.url, route, exchange)
 
-    def _other(self) -> HttpTransport:
+    async def _other(self) -> HttpTransport:
         """The aiohttp path. Imported when it is needed: aiohttp costs a fifth of a second."""
-        if self._slow is None:
-            from modelhaul.net.http import HttpTransport
-
-            self._slow = HttpTransport(self._settings)
-        return self._slow
+        async with self._making:
+            if self._slow is None:
+                self._slow = await to_thread.run_sync(
+                    _http_transport, self._settings, self._keep_alive
+                )
+            return self._slow
 
     async def _on_connection(
         self, url: str, route: _Route, exchange: Callable[[Connection], Awaitable[T]]
@@ -152,17 +161,33 @@ class FastTransport:
         now = asyncio.get_running_loop().time()
         while kept:
             connection = kept.pop()
-            if connection.clean and now - connection.heard < _KEEP_ALIVE:
+            if self._usable(connection, now):
                 return connection
             connection.close()
         return None
 
+    def _usable(self, connection: Connection, now: float) -> bool:
+        return connection.clean and now - connection.heard < self._keep_alive
+
+    def _sweep(self) -> None:
+        """Close the connections that nobody has used for too long, and look again later."""
+        loop = asyncio.get_running_loop()
+        for origin, connections in list(self._idle.items()):
+            used = [it for it in connections if self._usable(it, loop.time())]
+            for connection in connections:
+                if connection not in used:
+                    connection.close()
+            if used:
+                self._idle[origin] = used
+            else:
+                del self._idle[origin]
+        heard = [it.heard for connections in self._idle.values() for it in connections]
+        self._sweeper = loop.call_at(min(heard) + self._keep_alive, self._sweep) if heard else None
+
     async def _connect(self, url: str, route: _Route) -> Connection:
         where = shown(url)
         loop = asyncio.get_running_loop()
-        if route.tls and self._tls is None:
-            self._tls = tls_context(self._settings)
-        tls = self._tls if route.tls else None
+        tls = await self._trust.context() if route.tls else None
         try:
             with anyio.fail_after(self._settings.connect_timeout):
                 addresses = await self._resolve(route)
@@ -260,10 +285,19 @@ class FastTransport:
             self._leave(route, connection, reusable=reusable)
 
     def _leave(self, route: _Route, connection: Connection, *, reusable: bool) -> None:
-        if reusable and connection.keeps_alive:
-            self._idle.setdefault(route.origin, []).append(connection)
-        else:
+        if not (reusable and connection.keeps_alive):
             connection.close()
+            return
+        self._idle.setdefault(route.origin, []).append(connection)
+        if self._sweeper is None:
+            loop = asyncio.get_running_loop()
+            self._sweeper = loop.call_later(self._keep_alive, self._sweep)
+
+
+def _http_transport(settings: Settings, keep_alive: float) -> HttpTransport:
+    from modelhaul.net.http import HttpTransport
+
+    return HttpTransport(settings, keep_alive=keep_alive)
 
 
 @dataclass(frozen=True, slots=True)

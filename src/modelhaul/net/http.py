@@ -30,7 +30,7 @@ from modelhaul.net import rules
 from modelhaul.net.failures import connect_failed, one_line, untrusted
 from modelhaul.net.push import push
 from modelhaul.net.small import decoded, read_whole
-from modelhaul.net.tls import tls_context
+from modelhaul.net.tls import Trust
 from modelhaul.net.transport import (
     MAX_HEADER,
     USER_AGENT,
@@ -47,37 +47,41 @@ if TYPE_CHECKING:
 
 # Larger ones cost memory per connection and are slower (measured: docs/internals/tour.md).
 _READ_BUFFER = 1 << 16
-_KEEP_ALIVE = 60.0
 
 
 class HttpTransport:
-    """The `Transport` that does everything: any proxy, any loop, any server."""
+    """The `Transport` that does everything: any proxy, any loop, any server.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: of timeouts, certificates and proxies.
+        keep_alive: seconds after which a connection that nobody uses is closed.
+    """
+
+    def __init__(self, settings: Settings, *, keep_alive: float = 60.0) -> None:
         self._settings = settings
+        self._keep_alive = keep_alive
         self._sessions: dict[str, aiohttp.ClientSession] = {}
-        self._tls: ssl.SSLContext | None = None
+        self._trust = Trust(settings)
 
     # -- sessions ----------------------------------------------------------------------------
 
-    def _route(self, url: str) -> tuple[aiohttp.ClientSession, str | None]:
+    async def _route(self, url: str) -> tuple[aiohttp.ClientSession, str | None]:
         """The session for a URL and the HTTP proxy to name in the request, if any."""
         proxy = self._settings.proxy_for(url)
         socks = proxy if proxy is not None and proxy.lower().startswith("socks") else None
         key = socks or ""
+        context = await self._trust.context()
         session = self._sessions.get(key)
         if session is None:
-            session = self._sessions[key] = self._session(socks)
+            session = self._sessions[key] = self._session(socks, context)
         return session, None if socks else proxy
 
-    def _session(self, socks: str | None) -> aiohttp.ClientSession:
-        if self._tls is None:
-            self._tls = tls_context(self._settings)
+    def _session(self, socks: str | None, tls: ssl.SSLContext) -> aiohttp.ClientSession:
         connector: aiohttp.BaseConnector
         if socks is None:
             # Limits are ours (`engine.lanes`): the connector must not queue behind our back.
             connector = aiohttp.TCPConnector(
-                limit=0, ssl=self._tls, keepalive_timeout=_KEEP_ALIVE, ttl_dns_cache=60
+                limit=0, ssl=tls, keepalive_timeout=self._keep_alive, ttl_dns_cache=60
             )
         else:
             from aiohttp_socks import ProxyConnector
@@ -86,7 +90,7 @@ class HttpTransport:
             remote_dns = scheme.lower() in ("socks5h", "socks4a", "socks")
             kind = "socks4" if scheme.lower().startswith("socks4") else "socks5"
             connector = ProxyConnector.from_url(
-                f"{kind}://{rest}", rdns=remote_dns, limit=0, ssl=self._tls
+                f"{kind}://{rest}", rdns=remote_dns, limit=0, ssl=tls
             )
         jar: AbstractCookieJar = aiohttp.DummyCookieJar()
         return aiohttp.ClientSession(
@@ -120,7 +124,7 @@ class HttpTransport:
         self, url: str, headers: Mapping[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a GET and give its response; closed afterwards unless it was read to its end."""
-        session, proxy = self._route(url)
+        session, proxy = await self._route(url)
         with _connect_errors(url), anyio.fail_after(self._settings.head_timeout):
             response = await session.get(
                 URL(url, encoded=True),

@@ -4,8 +4,34 @@ from __future__ import annotations
 
 import ssl
 
+import anyio
+from anyio import to_thread
+
 from modelhaul.errors import CertificateError
 from modelhaul.settings import Settings
+
+
+class Trust:
+    """The context of one transport: made once, when first asked for, in a thread.
+
+    Reading a system's certificates takes some 20 ms, which the loop would miss.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._making = anyio.Lock()
+        self._context: ssl.SSLContext | None = None
+
+    async def context(self) -> ssl.SSLContext:
+        """The context.
+
+        Raises:
+            CertificateError: the certificates cannot be read.
+        """
+        async with self._making:
+            if self._context is None:
+                self._context = await to_thread.run_sync(tls_context, self._settings)
+            return self._context
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:
