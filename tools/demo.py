@@ -160,7 +160,7 @@ def show(
     print(f"  allowed                           {allowed:>14,}")
     for what, amount in bound.items():
         print(f"    {what:<32}{amount:>14,}")
-    print(f"  most connections                  {most_at_once(before + after):>14}")
+    print(f"  most answers at once (server)     {most_at_once(before + after):>14}")
     print(f"  from last byte to verified        {proof:>13.3f}s  (the slowest file)")
     print()
     for event in sorted(done, key=lambda event: str(event["path"])):

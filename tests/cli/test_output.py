@@ -265,8 +265,8 @@ def test_events_in_one_line(event: events.Event, line: str | None) -> None:
             "4.00 MB fetched in 0.4s (10.0 MB/s), 1.00 MB reused; every file has its SHA-256",
         ),
         (
-            finished(seconds=0.0),
-            "4.00 MB fetched in 0s, 1.00 MB reused; every file has its SHA-256",
+            finished(seconds=0.03),
+            "4.00 MB fetched in 0.1s, 1.00 MB reused; every file has its SHA-256",
         ),
     ],
 )

@@ -78,6 +78,15 @@ def test_anything_else_is_not_a_reference(text: str) -> None:
     assert caught.value.hint is not None
 
 
+def test_a_page_of_a_hub_of_ones_own_is_answered_with_how_to_name_it() -> None:
+    """A pasted link is no decision to trust a site; --endpoint is."""
+    with pytest.raises(UsageError) as caught:
+        parse_ref("http://127.0.0.1:8000/models/o/n", hub="modelscope", kind="model")
+
+    assert caught.value.hint is not None
+    assert "--endpoint" in caught.value.hint
+
+
 REVISIONS = [
     "master",
     "main",

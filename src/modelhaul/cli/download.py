@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 def download(
     repo: Annotated[
         str | None,
-        typer.Argument(metavar="REPO", help="The repository: owner/name, or its page on the site."),
+        typer.Argument(
+            metavar="REPO", help="The repository: owner/name, or its page on modelscope.cn or .ai."
+        ),
     ] = None,
     files: Annotated[
         list[str] | None, typer.Argument(metavar="FILE", help="Only these files.")
@@ -98,7 +100,7 @@ def download(
 
     From ModelScope; every file is proven by its SHA-256. Interrupt it whenever you like: the same
     command goes on where it stopped. Files that are there already are kept. The last line on stdout
-    is the folder.
+    is the folder (with --dry-run there is only the plan).
 
     \b
     modelhaul download Qwen/Qwen3-8B

@@ -196,7 +196,8 @@ def describe(event: events.Event) -> str | None:
 
 def summary(event: events.Finished) -> str:
     """The last line about a run."""
-    speed = f" ({size_text(event.fetched / event.seconds)}/s)" if event.seconds > 0 else ""
+    # Of less than a tenth of a second, which is shown as one, a rate would look wrong.
+    speed = f" ({size_text(event.fetched / event.seconds)}/s)" if event.seconds >= 0.1 else ""
     proof = "every file has its SHA-256" if event.verified else "no SHA-256 was stated to check"
     if not event.fetched:
         return f"{size_text(event.size)} here already, nothing fetched; {proof}"

@@ -46,7 +46,11 @@ def parse_ref(text: str, *, hub: str, kind: Kind, revision: str | None = None) -
     if not slash or not _PART.fullmatch(owner) or not _PART.fullmatch(name):
         raise UsageError(
             f"not a repository name: {text!r}",
-            hint="names have the form owner/name, for example Qwen/Qwen3-8B",
+            hint=(
+                "of a hub of your own give the name, and the hub by --endpoint"
+                if "://" in text
+                else "names have the form owner/name, for example Qwen/Qwen3-8B"
+            ),
         )
     if revision is not None and not is_revision(revision):
         raise UsageError(f"not a revision: {revision!r}", hint="give a branch, a tag or a commit")
