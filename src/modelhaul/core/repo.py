@@ -96,6 +96,8 @@ class RemoteFile:
         sha256: digest of the content in hex, None if nobody states it.
         validator: a strong entity tag (RFC 9110 section 8.8.1) that holds where no digest does.
         revision: the commit that last touched the file, where the hub says so.
+        git_sha1: the name of the content as a git blob (SHA-1 in hex of `blob <size>`, a zero byte
+            and the content); None if nobody states it. Judges where no `sha256` is stated.
     """
 
     path: str
@@ -103,6 +105,7 @@ class RemoteFile:
     sha256: str | None = None
     validator: str | None = None
     revision: str | None = None
+    git_sha1: str | None = None
 
     @property
     def identity(self) -> str | None:
@@ -114,6 +117,8 @@ class RemoteFile:
             return None
         if self.sha256 is not None:
             return f"sha256:{self.sha256}"
+        if self.git_sha1 is not None:
+            return f"git:{self.git_sha1}"
         if self.validator is not None:
             return f"validator:{self.validator}"
         return None
