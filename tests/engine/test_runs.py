@@ -35,9 +35,8 @@ from tests.support.virtual import virtual
 def copy_of(rig: Rig, path: str, data: bytes, source: Path | None = None) -> Order:
     """Bring `data` to `path` as a copy: of another file of the run, or of `source`."""
     file = remote(path, data)
-    return rig.order(
-        file, plan=FilePlan(file=file, action=Action.COPY, reuse=len(data)), copy_from=source
-    )
+    plan = FilePlan(file=file, action=Action.COPY, reuse=len(data))
+    return replace(rig.order(file, plan=plan, copy_from=source), sources=())
 
 
 def replacing(rig: Rig, path: str, data: bytes) -> Order:
@@ -89,6 +88,44 @@ def test_a_copy_is_hashed_on_the_way(target: Path) -> None:
     assert result.error is not None
     assert not (target / "b").exists()
     assert rig.left() == []
+
+
+@pytest.mark.parametrize("size", [20_000, MIB])
+@pytest.mark.parametrize("there", [None, b"shorter", "changed"])
+def test_what_cannot_be_copied_is_fetched(target: Path, size: int, there: object) -> None:
+    """It is gone, or was changed since it was found: the sources have it, large or small."""
+    data = payload(size)
+    held = target.parent / "held"
+    if there is not None:
+        held.write_bytes(there if isinstance(there, bytes) else data[:-1] + b"x")
+    network = FakeNetwork({f"{ORIGIN}/b": Served(data)})
+    rig = Rig(target, network)
+    order = replace(copy_of(rig, "b", data, held), sources=(source(f"{ORIGIN}/b"),))
+
+    (result,) = virtual(lambda: rig.bring(order))
+
+    assert (result.how, result.fetched) == ("fetched", size)
+    assert (target / "b").read_bytes() == data
+    assert any(str(held) in note.message for note in rig.events_of(events.Note))  # type: ignore[attr-defined]
+    assert rig.left() == []
+
+
+def test_trouble_with_the_target_of_a_copy_is_no_reason_to_fetch(target: Path) -> None:
+    """Fetched, it would meet the same."""
+    data = payload(MIB)
+    (target.parent / "held").write_bytes(data)
+    network = FakeNetwork({f"{ORIGIN}/b": Served(data)})
+    rig = Rig(target, network)
+    order = replace(
+        copy_of(rig, "b", data, target.parent / "held"), sources=(source(f"{ORIGIN}/b"),)
+    )
+    target.rmdir()
+    target.write_text("not a folder")
+
+    (result,) = virtual(lambda: rig.bring(order))
+
+    assert result.error is not None
+    assert network.asked == []
 
 
 def test_copies_of_a_file_that_could_not_be_had_fail_with_it(target: Path) -> None:

@@ -11,7 +11,7 @@ from modelhaul.core.scheduler import CHUNK, Job, Lease
 from modelhaul.engine.buffers import BufferPool
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.lanes import Lanes
-from modelhaul.engine.task import Order
+from modelhaul.engine.task import Order, Task
 from modelhaul.engine.threads import Threads
 from modelhaul.events import Event
 from modelhaul.store.index import ProvenIndex
@@ -100,6 +100,9 @@ class Context(Protocol):
 
     def more_work(self) -> None:
         """There may be something to fetch again."""
+
+    def fetch_instead(self, task: Task) -> None:
+        """What was to be copied cannot be; its sources have it."""
 
     def again(self, job: Job) -> None:
         """A whole file has to be fetched once more."""

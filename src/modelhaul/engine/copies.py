@@ -1,9 +1,11 @@
-"""Files whose content another file of the run has: copied on this machine, hashed on the way."""
+"""Files whose content is on this disk already: copied there, hashed on the way."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -11,7 +13,7 @@ import anyio
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import Order, Task
 from modelhaul.errors import HaulError, IntegrityError
-from modelhaul.events import FileProgress
+from modelhaul.events import FileProgress, Note
 from modelhaul.store import osfile
 from modelhaul.store.claim import part_name
 from modelhaul.store.hashing import STEP
@@ -20,8 +22,12 @@ from modelhaul.store.osfile import storage_errors
 from modelhaul.store.sink import PartFile, open_private
 
 
+class Unusable(IntegrityError):
+    """What was to be copied cannot be read, or holds other bytes by now."""
+
+
 class CopyFile(Task):
-    """One more place for content that is on this disk, proven."""
+    """One more place for content that is on this disk."""
 
     def __init__(self, order: Order, context: Context) -> None:
         super().__init__(order, None)
@@ -35,7 +41,7 @@ class CopyFile(Task):
         )
 
     async def run(self, source: Path) -> None:
-        """Copy from `source` and set `result`."""
+        """Copy from `source` and set `result`; if that has other bytes, have it fetched."""
         threads, burst = self.context.threads, self.context.burst
         try:
             part = await threads.hash(self._copy, source)
@@ -49,7 +55,12 @@ class CopyFile(Task):
                 with anyio.CancelScope(shield=True):
                     await threads.write(_put_away, part)
         except HaulError as error:
-            self.fail(error)
+            if isinstance(error, Unusable) and self.order.sources:
+                self._done = 0
+                self.context.emit(Note(message=f"{error.message}; it is fetched instead"))
+                self.context.fetch_instead(self)
+            else:
+                self.fail(error)
             return
         self.tally.reused = self._done
         self.succeed("copied", size=self._done, digest=self.order.file.sha256)
@@ -66,20 +77,8 @@ class CopyFile(Task):
         locks = self.context.locks and self.context.burst is None
         part = open_private(placement.state, stem, locks=locks, token=token)
         try:
-            with storage_errors(f"reading {source}"):
-                fd = os.open(source, os.O_RDONLY)
-            try:
-                sha256 = hashlib.sha256()
-                buffer = memoryview(bytearray(STEP))
-                while count := osfile.read_into(fd, buffer, self._done):
-                    sha256.update(buffer[:count])
-                    part.write_at(buffer[:count], self._done)
-                    self._done += count
-            finally:
-                os.close(fd)
-            digest = sha256.hexdigest()
-            if digest != file.sha256:
-                raise IntegrityError(
+            if self._fill(part, source) != file.sha256:
+                raise Unusable(
                     f"{file.path}: {source}, which should hold the same bytes, has changed",
                     hint="run again with --force to check every file",
                 )
@@ -92,6 +91,36 @@ class CopyFile(Task):
             raise
         return part
 
+    def _fill(self, part: PartFile, source: Path) -> str:
+        """In a thread: bring the bytes over, without writing them where blocks can be shared.
+
+        Returns:
+            Their SHA-256 in hex.
+        """
+        sha256 = hashlib.sha256()
+        buffer = memoryview(bytearray(STEP))
+        with _usable(source):
+            fd = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            shared = part.clone_from(fd)
+            while True:
+                # Of shared blocks those of the part: the other file may change meanwhile.
+                with _usable(source):
+                    count = (
+                        part.read_into(buffer, self._done)
+                        if shared
+                        else osfile.read_into(fd, buffer, self._done)
+                    )
+                if not count:
+                    return sha256.hexdigest()
+                sha256.update(buffer[:count])
+                if not shared:
+                    part.write_at(buffer[:count], self._done)
+                self._done += count
+                self.context.threads.check_cancelled()
+        finally:
+            os.close(fd)
+
     def _publish(self, part: PartFile) -> None:
         """In a thread: rename and folder sync; then the memory learns of it."""
         placement = self.order.placement
@@ -100,6 +129,15 @@ class CopyFile(Task):
             osfile.sync_folder(placement.final.parent)
         known = Known(self.order.file.sha256, None, ours=True)
         self.context.index.remember([Entry(placement.final, stamp, known)])
+
+
+@contextlib.contextmanager
+def _usable(source: Path) -> Iterator[None]:
+    """What goes wrong inside is the fault of the file that is copied, not of the target."""
+    try:
+        yield
+    except OSError as error:
+        raise Unusable(f"{source} cannot be read ({error.strerror or error})") from error
 
 
 def _put_away(part: PartFile) -> None:

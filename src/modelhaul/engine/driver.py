@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -104,7 +105,8 @@ class Engine:
         self._before_burst = before_burst
         self.burst: Burst | None = None
         self._scheduler = Scheduler(chunk=options.chunk, idle_timeout=options.idle_timeout)
-        self._tasks: dict[int, Task] = {}
+        self._all: list[Task] = []  # by key, as ordered
+        self._tasks: dict[int, Task] = {}  # those that fetch
         self._failures = Failures(
             self._scheduler,
             self._tasks,
@@ -140,7 +142,7 @@ class Engine:
         Raises:
             StorageError, TransportError, QuotaError: nothing more can be done for any file.
         """
-        tasks = [self._task(key, order) for key, order in enumerate(orders)]
+        tasks = self._all = [self._task(key, order) for key, order in enumerate(orders)]
         self._unfinished = len(tasks)
         self._clock = asyncio.get_running_loop().time
         self._last_news = self._clock()
@@ -339,6 +341,16 @@ class Engine:
 
     def more_work(self) -> None:
         self._last_news = self._clock()
+        self._dispatch()
+
+    def fetch_instead(self, task: Task) -> None:
+        plan = replace(task.order.plan, action=Action.FETCH, reuse=0)
+        key = self._all.index(task)
+        self._all[key] = fetched = self._fetched(
+            key, replace(task.order, plan=plan, copy_from=None)
+        )
+        fetched.on_result = self._finished
+        self._feed()
         self._dispatch()
 
     def again(self, job: Job) -> None:

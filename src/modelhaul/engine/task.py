@@ -43,9 +43,9 @@ class Order:
     Attributes:
         plan: what was decided.
         placement: where it lands.
-        sources: best first; empty unless it is fetched.
+        sources: best first; of a copy those to fetch it from if it cannot be copied.
         label: how people call it, for the journal.
-        copy_from: a file on this disk, proven, that has the same content; only for copies.
+        copy_from: a file on this disk that has the same content; only for copies.
     """
 
     plan: FilePlan

@@ -31,6 +31,7 @@ except ImportError:  # Windows has no fcntl: no locks there, each process has it
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 _NO_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
+_FICLONE = 0x40049409  # linux/fs.h; the fcntl module has it from Python 3.14 on
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -184,6 +185,21 @@ def allocate(fd: int, start: int, size: int, *, zeros: bool) -> bool:
     if not zeros:
         return False
     write_all(fd, bytes(size), start)
+    return True
+
+
+def clone(source: int, target: int) -> bool:
+    """Let an empty open file share the blocks of another one, copy-on-write.
+
+    Returns:
+        False if the file system cannot, or the two lie on different ones.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
     return True
 
 

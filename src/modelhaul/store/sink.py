@@ -114,6 +114,13 @@ class PartFile:
         with storage_errors(f"reading {self.path}"):
             return osfile.read_into(self._fd, view, offset)
 
+    def clone_from(self, fd: int) -> bool:
+        """Share the blocks of an open file instead of copying them; False if that cannot be.
+
+        The part has to be empty. What the other file becomes later does not show in it.
+        """
+        return osfile.clone(fd, self._fd)
+
     def barrier(self) -> None:
         """Make every write that has returned durable.
 
