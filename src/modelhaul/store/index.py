@@ -10,6 +10,7 @@ grain, the rule that git uses for its index ("racy git").
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import threading
@@ -23,7 +24,7 @@ from modelhaul.store.osfile import Stamp
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     path BLOB PRIMARY KEY,
@@ -34,6 +35,7 @@ CREATE TABLE IF NOT EXISTS files (
     validator TEXT,
     ours INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_digest ON files (sha256, size);
 """
 # File systems with coarse times (FAT: 2 s) show it by round numbers; the others take theirs from
 # the kernel's tick, at most 10 ms apart.
@@ -122,6 +124,25 @@ class ProvenIndex:
         if row[5] - stamp.ctime_ns < grain_ns(stamp):
             return None
         return Known(row[6], row[7], bool(row[8]))
+
+    def find(self, digests: Iterable[str]) -> dict[str, list[Path]]:
+        """Where files with these digests stood when they were recorded, newest record first.
+
+        They may have changed or gone since: `lookup` tells.
+        """
+        wanted = json.dumps(list(digests))
+
+        def search(database: sqlite3.Connection) -> list[tuple[str, bytes]]:
+            return database.execute(
+                "SELECT sha256, path FROM files WHERE sha256 IN (SELECT value FROM json_each(?))"
+                " ORDER BY recorded_ns DESC",
+                (wanted,),
+            ).fetchall()
+
+        found: dict[str, list[Path]] = {}
+        for digest, path in self._use(search) or ():
+            found.setdefault(digest, []).append(Path(os.fsdecode(path)))
+        return found
 
     def remember(self, entries: Iterable[Entry]) -> None:
         """Record files whose content is proven and durable.

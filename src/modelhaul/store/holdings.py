@@ -1,0 +1,134 @@
+"""Where else on this disk the content of a file may lie. Blocks.
+
+Three places tell a digest without reading: our memory of proven files, a name in a store of blobs,
+and nothing else. In a snapshot of the same repository only path and size can be compared, so what
+is found there has to be hashed before it counts. Whatever is found is hashed once more while it is
+copied: what is said here is a hope, never a proof.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelhaul.core.repo import RemoteFile, sha256_or_none
+from modelhaul.store.index import ProvenIndex
+from modelhaul.store.osfile import Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A file that may have the wanted content.
+
+    Attributes:
+        path: a regular file, links resolved.
+        sure: memory or its name says that it has; else it must be hashed first.
+    """
+
+    path: Path
+    sure: bool
+
+
+class Holdings:
+    """What can be found on this disk.
+
+    Args:
+        index: the memory of proven files.
+        blobs: folders whose files are named by their SHA-256.
+        snapshots: folders that hold the repository in this or another state.
+    """
+
+    def __init__(
+        self,
+        index: ProvenIndex,
+        *,
+        blobs: Sequence[Path] = (),
+        snapshots: Sequence[Path] = (),
+    ) -> None:
+        self._index = index
+        self._blobs = blobs
+        self._snapshots = snapshots
+
+    def find(self, files: Iterable[RemoteFile]) -> dict[str, Held]:
+        """The best place of each file's content, by digest.
+
+        A file without a digest, or without bytes, is not looked for.
+        """
+        wanted = {file.sha256: file for file in files if file.sha256 is not None and file.size}
+        found: dict[str, Held] = {}
+        for digest, paths in self._index.find(wanted).items():
+            held = self._remembered(wanted[digest], paths)
+            if held is not None:
+                found[digest] = held
+        named = self._named() if len(found) < len(wanted) else {}
+        for digest, file in wanted.items():
+            if digest in found:
+                continue
+            held = self._named_one(file, named.get(digest, ())) or self._beside(file)
+            if held is not None:
+                found[digest] = held
+        return found
+
+    def _remembered(self, file: RemoteFile, paths: Iterable[Path]) -> Held | None:
+        for path in paths:
+            stamp = _stamp(path)
+            if stamp is None or stamp.size != file.size:
+                continue
+            known = self._index.lookup(path, stamp)
+            if known is not None and known.sha256 == file.sha256:
+                return Held(path, sure=True)
+        return None
+
+    def _named(self) -> dict[str, list[Path]]:
+        """All blobs, by the digest that their name states."""
+        found: dict[str, list[Path]] = {}
+        for folder in self._blobs:
+            try:
+                names = os.listdir(folder)
+            except OSError:
+                continue  # not there, or not ours to read: nothing is held there
+            for name in names:
+                if sha256_or_none(name) == name:
+                    found.setdefault(name, []).append(folder / name)
+        return found
+
+    def _named_one(self, file: RemoteFile, paths: Iterable[Path]) -> Held | None:
+        for path in paths:
+            real = _real(path)
+            stamp = None if real is None else _stamp(real)
+            if real is not None and stamp is not None and stamp.size == file.size:
+                return Held(real, sure=True)
+        return None
+
+    def _beside(self, file: RemoteFile) -> Held | None:
+        for folder in self._snapshots:
+            real = _real(folder / file.path)
+            stamp = None if real is None else _stamp(real)
+            if real is None or stamp is None or stamp.size != file.size:
+                continue
+            known = self._index.lookup(real, stamp)
+            if known is None or known.sha256 is None:
+                return Held(real, sure=False)
+            if known.sha256 == file.sha256:
+                return Held(real, sure=True)
+        return None
+
+
+def _real(path: Path) -> Path | None:
+    """The path without links; None if it leads nowhere."""
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError):  # a loop of links is the second before Python 3.13
+        return None
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """The stamp of a regular file, None for anything else."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return Stamp.of(status) if stat.S_ISREG(status.st_mode) else None
