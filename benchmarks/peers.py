@@ -65,9 +65,9 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def modelhaul_get(
-    url: str, file: Path, sha256: str, *, connections: int | None = None, trust: Path | None = None
+    *urls: str, file: Path, sha256: str, connections: int | None = None, trust: Path | None = None
 ) -> Command:
-    words = [str(MODELHAUL), "get", url, "--sha256", sha256, "-o", str(file), "--json"]
+    words = [str(MODELHAUL), "get", *urls, "--sha256", sha256, "-o", str(file), "--json"]
     if connections is not None:
         words += ["--connections", str(connections)]
     return Command(tuple(words), _trust(trust))

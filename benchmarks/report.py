@@ -18,6 +18,7 @@ _HEAD = (
 _NOTES = (
     ("proof", "last byte to verified"),
     ("connections", "connections at most"),
+    ("rate", "rate"),
     ("late", "latest timer of the loop"),
     ("blocked", "calls that were held"),
 )

@@ -9,7 +9,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import peers
@@ -86,7 +87,9 @@ def lan_http(*, on_disk: bool) -> Prepare:
             rows = [
                 _file_row(
                     OURS,
-                    lambda file: peers.modelhaul_get(url, file, blob.sha256, connections=8),
+                    lambda file: peers.modelhaul_get(
+                        url, file=file, sha256=blob.sha256, connections=8
+                    ),
                     blob,
                 ),
                 _file_row(
@@ -137,7 +140,9 @@ def lan_sizes(bench: Bench) -> Iterator[Prepared]:
         def row(name: str, blob: Blob) -> Row:
             url = there.url(blob)
             return _file_row(
-                name, lambda file: peers.modelhaul_get(url, file, blob.sha256, connections=8), blob
+                name,
+                lambda file: peers.modelhaul_get(url, file=file, sha256=blob.sha256, connections=8),
+                blob,
             )
 
         yield [row(name, blob) for name, blob in blobs.items()], _target(bench, on_disk=False)
@@ -156,7 +161,7 @@ def lan_https(*, on_disk: bool) -> Prepare:
                 _file_row(
                     OURS,
                     lambda file: peers.modelhaul_get(
-                        url, file, blob.sha256, connections=8, trust=trust
+                        url, file=file, sha256=blob.sha256, connections=8, trust=trust
                     ),
                     blob,
                 ),
@@ -334,7 +339,7 @@ def wan_file(*, capped: bool) -> Prepare:
             rows = [
                 _file_row(
                     OURS,
-                    lambda file: peers.modelhaul_get(url, file, blob.sha256),
+                    lambda file: peers.modelhaul_get(url, file=file, sha256=blob.sha256),
                     blob,
                     place=place,
                 ),
@@ -377,11 +382,11 @@ def _frozen_rows(bench: Bench, there: Site, blob: Blob) -> list[Row]:
     def through(after: int) -> Callable[[Path], AbstractContextManager[Command]]:
         @contextmanager
         def make(file: Path) -> Iterator[Command]:
-            arguments = (there.place.host, 0, there.ports["http"], after)
-            proxy = helper("freezer", *arguments, prefix=there.place.server, log=bench.log)
+            arguments = (there.place.host, 0, there.ports["http"], "freeze", after)
+            proxy = helper("proxy", *arguments, prefix=there.place.server, log=bench.log)
             with proxy as started:
                 url = f"http://{there.place.host}:{started.line}/blob/{blob.sha256}"
-                yield peers.modelhaul_get(url, file, blob.sha256, connections=8)
+                yield peers.modelhaul_get(url, file=file, sha256=blob.sha256, connections=8)
                 if after and "frozen" not in started.end():
                     raise WrongRun("no connection was frozen")
 
@@ -391,6 +396,47 @@ def _frozen_rows(bench: Bench, there: Site, blob: Blob) -> list[Row]:
         _file_row(HEALTHY, through(0), blob, place=there.place),
         _file_row(FROZEN, through(blob.size // 2), blob, place=there.place),
     ]
+
+
+# -- two sources ----------------------------------------------------------------------------------
+
+BOTH, FIRST_ALONE, SECOND_ALONE = (
+    f"{OURS}, both",
+    f"{OURS}, 30 MB/s alone",
+    f"{OURS}, 50 MB/s alone",
+)
+
+
+@contextmanager
+def two_sources(bench: Bench) -> Iterator[Prepared]:
+    """One file from two places, each of which gives all connections together so much."""
+    _need_nginx()
+    blob = bench.stock.blob(bench.size(512 << 20))
+    with site(bench, LOOPBACK) as there, ExitStack() as stack:
+        urls = []
+        for rate in (30_000_000, 50_000_000):
+            arguments = (there.place.host, 0, there.ports["http"], "rate", rate)
+            proxy = stack.enter_context(helper("proxy", *arguments, log=bench.log))
+            urls.append(f"http://{there.place.host}:{proxy.line}/blob/{blob.sha256}")
+
+        def row(name: str, *sources: str) -> Row:
+            made = command_row(
+                name,
+                lambda out: peers.modelhaul_get(
+                    *sources, file=out / "weights.bin", sha256=blob.sha256
+                ),
+                {"weights.bin": blob.sha256},
+                place=LOOPBACK,
+                kind=OURS,
+            )
+
+            def run(folder: Path) -> Sample:
+                sample = made.run(folder)
+                return sample | {"rate": blob.size / sample["wall"] / 1e6}
+
+            return replace(made, run=run)
+
+        yield [row(BOTH, *urls), row(FIRST_ALONE, urls[0]), row(SECOND_ALONE, urls[1])], {}
 
 
 # -- a disk that blocks ---------------------------------------------------------------------------
@@ -523,7 +569,7 @@ def memory(bench: Bench) -> Iterator[Prepared]:
             _file_row(
                 ONE_ROW,
                 lambda file: peers.modelhaul_get(
-                    url, file, large.sha256, connections=64, trust=there.certificate
+                    url, file=file, sha256=large.sha256, connections=64, trust=there.certificate
                 ),
                 large,
             ),
@@ -638,6 +684,12 @@ CASES: tuple[Case, ...] = (
         "one 1 GiB file, 50 ms, one of 8 connections goes silent at half",
         frozen(wide=True),
         LikeHealthy(FROZEN, HEALTHY),
+    ),
+    _case(
+        "two-sources",
+        "one 512 MiB file from two places of 30 and 50 MB/s",
+        two_sources,
+        AtLeast(BOTH, "rate", 75),
     ),
     _case(
         "blocked-disk",

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 Record = Mapping[str, Any]
 
 UNITS = {
-    "wall": "s", "cpu": "s", "peak": "MiB", "proof": "s", "first request": "s", "late": "s"
+    "wall": "s", "cpu": "s", "peak": "MiB", "proof": "s", "first request": "s", "late": "s",
+    "rate": "MB/s",
 }  # fmt: skip
 
 
