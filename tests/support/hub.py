@@ -14,8 +14,10 @@ import anyio
 from aiohttp import web
 
 from modelhaul.engine.threads import WorkerThreads
+from modelhaul.server.app import hub_app
 from modelhaul.server.body import RequestLog
-from modelhaul.server.modelscope import ServeOptions, cdn_app, hub_app
+from modelhaul.server.cdn import cdn_app
+from modelhaul.server.options import ServeOptions
 from modelhaul.server.serve import running
 from modelhaul.server.shelf import Shelf
 from modelhaul.store.index import ProvenIndex

@@ -10,7 +10,7 @@ from typing import Literal
 from modelhaul.core.origin import Origin
 from modelhaul.errors import UsageError
 
-Kind = Literal["model", "dataset"]
+Kind = Literal["model", "dataset", "space"]
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
