@@ -38,11 +38,12 @@ def serve(
         typer.Option(metavar="FILE", help="Append a JSON line per answer: bytes really sent."),
     ] = None,
 ) -> None:
-    """Serve a folder as a hub, of ModelScope's and of Hugging Face's kind at once.
+    """Serve a folder as a hub.
 
-    For modelhaul and the official clients. DIR/owner/name is a model, DIR/datasets/owner/name a
-    dataset, DIR/spaces/owner/name a space; DIR/owner/name@v1.0.0 is revision v1.0.0 of it. Every
-    file is hashed once. The first line on stdout is the address.
+    For modelhaul and the official clients of ModelScope and of Hugging Face at once.
+    DIR/owner/name is a model, DIR/datasets/owner/name a dataset, DIR/spaces/owner/name a space;
+    DIR/owner/name@v1.0.0 is revision v1.0.0 of it. Every file is hashed once. The first line on
+    stdout is the address.
 
     \b
     modelhaul serve ./models --port 8000
@@ -112,7 +113,7 @@ async def _serve(
             store = await stack.enter_async_context(running(cdn_app(shelf, options), host, 0))
             options = replace(options, cdn=store)
         url = await stack.enter_async_context(running(hub_app(shelf, options), host, port))
-        view.say(f"serving {folder}; use it with MODELSCOPE_ENDPOINT or HF_ENDPOINT={url}")
+        view.say(f"serving {folder}; use it with MODELSCOPE_ENDPOINT={url} or HF_ENDPOINT={url}")
         print_line(url)
         await anyio.sleep_forever()
 
