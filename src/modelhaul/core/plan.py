@@ -44,11 +44,16 @@ ABSENT = Presence()
 
 
 class Action(Enum):
-    """What to do about a file."""
+    """What to do about a file.
+
+    `SHARE`: nothing, since it stands in the very place of another file of the run, as two files of
+    equal content do in a cache that holds content once.
+    """
 
     FETCH = "fetch"
     KEEP = "keep"
     COPY = "copy"
+    SHARE = "share"
     REFUSE = "refuse"
 
 

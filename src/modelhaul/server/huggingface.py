@@ -27,8 +27,8 @@ from modelhaul.server.shelf import (
     Shelf,
     Shelved,
     find_file,
-    lfs_pointer,
 )
+from modelhaul.store.gitnames import blob_name, lfs_pointer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -296,12 +296,11 @@ def _git_name(file: ServedFile) -> str:
     """What git calls the file; of one in LFS, what it calls the pointer that stands for it."""
     if file.git_sha1 is not None:
         return file.git_sha1
-    pointer = lfs_pointer(file)
-    return hashlib.sha1(b"blob %d\0" % len(pointer) + pointer, usedforsecurity=False).hexdigest()
+    return blob_name(lfs_pointer(file.sha256, file.size))
 
 
 def _lfs_sizes(file: ServedFile) -> dict[str, int]:
-    return {"size": file.size, "pointerSize": len(lfs_pointer(file))}
+    return {"size": file.size, "pointerSize": len(lfs_pointer(file.sha256, file.size))}
 
 
 def _date(found: ServedSnapshot) -> str:

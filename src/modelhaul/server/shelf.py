@@ -22,6 +22,7 @@ import anyio
 from modelhaul.core.names import RESERVED_FOLDER
 from modelhaul.core.repo import Kind, is_commit, is_revision
 from modelhaul.engine.threads import Threads
+from modelhaul.store.gitnames import blob_name
 from modelhaul.store.hashing import hash_file
 from modelhaul.store.index import Entry, Known, ProvenIndex
 from modelhaul.store.osfile import Stamp, storage_errors
@@ -243,13 +244,6 @@ async def find_file(
     return found, None
 
 
-def lfs_pointer(file: ServedFile) -> bytes:
-    """What git holds in place of a file in LFS."""
-    return (
-        f"version https://git-lfs.github.com/spec/v1\noid sha256:{file.sha256}\nsize {file.size}\n"
-    ).encode()
-
-
 def _belongs_in_lfs(path: str, size: int) -> bool:
     # LFS itself leaves an empty file as it is.
     return size >= _LFS_FROM or (size > 0 and _LFS_ENDING.fullmatch(path) is not None)
@@ -265,8 +259,7 @@ def _git_sha1(disk: Path, stamp: Stamp) -> str:
         if Stamp.of(os.fstat(file.fileno())) != stamp:
             raise OSError(5, "it changed while it was being hashed")
         content = file.read(stamp.size)
-    # Git's own choice of hash, not ours: it is how the hub names such a file.
-    return hashlib.sha1(b"blob %d\0" % stamp.size + content, usedforsecurity=False).hexdigest()
+    return blob_name(content)
 
 
 def _snapshot(files: dict[str, ServedFile]) -> ServedSnapshot:

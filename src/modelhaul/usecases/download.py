@@ -137,7 +137,7 @@ async def _report_strangers(
     resources: Resources, wish: Wish, snapshot: Snapshot, layout: Layout, emit: Emitter
 ) -> None:
     """Name files of a cached snapshot that the hub does not list any more. They stay."""
-    if not layout.owned:
+    if not layout.mutable:
         return
     listed = {file.path for file in snapshot.files}
     gone = await resources.threads.write(strangers, layout, listed)

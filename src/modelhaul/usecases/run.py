@@ -152,12 +152,14 @@ class Prepared:
 
     Attributes:
         sights: what was seen at the final names; of unsafe names nothing.
+        shared: files that stand in the place of another file of the run, and the path of that.
         memory: tells if the memory of proven files fails this run.
     """
 
     job: Job
     plan: Plan
     sights: Mapping[str, Sight]
+    shared: Mapping[str, str]
     memory: _Memory
 
 
@@ -169,7 +171,9 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
     """
     memory = _Memory(resources.index)
     unsafe = await _unsafe(resources, job)
-    wanted = [file for file in job.files if file.path not in unsafe]
+    safe = [file for file in job.files if file.path not in unsafe]
+    shared = _shared(job.layout, safe)
+    wanted = [file for file in safe if file.path not in shared]
     sights = await _look(resources, job, wanted)
     same = await _prove(resources, job, wanted, sights, emit)
     recorded = await resources.threads.write(_recorded, job.layout, wanted)
@@ -178,6 +182,9 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
         if file.path in unsafe:
             reason = unsafe[file.path]
             plans.append(FilePlan(file=file, action=Action.REFUSE, reason=reason, unsafe=True))
+            continue
+        if file.path in shared:
+            plans.append(FilePlan(file=file, action=Action.SHARE))
             continue
         sight, parts = sights[file.path], recorded.get(file.path, 0)
         seen = ABSENT
@@ -192,7 +199,7 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
     plan = Plan(tuple(share(plans)))
     emit(Planned(files=len(job.files), fetch=plan.fetch, reuse=plan.reuse, copy=plan.copy))
     memory.tell(emit)
-    return Prepared(job, plan, sights, memory)
+    return Prepared(job, plan, sights, shared, memory)
 
 
 async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
@@ -210,7 +217,7 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
     await _check_room(resources, prepared)
     state, locks = await resources.threads.write(_state_of, layout)
     orders = _orders(prepared, state)
-    burst = layout.owned and prepared.plan.replaces
+    burst = layout.mutable and prepared.plan.replaces
     update = _Update(job, Marker.of(state, layout.root), [order.file.path for order in orders])
     await resources.threads.write(update.look, emit)
 
@@ -236,19 +243,26 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
         if plan.unsafe:
             error = _unsafe_name(plan)
             results[plan.file.path] = _failed(plan.file.path, error)
-            emit(FileFailed(path=plan.file.path, message=error.message, hint=error.hint))
+            emit(_failed_event(plan.file.path, error))
         elif plan.action is Action.KEEP:
             results[plan.file.path] = kept = _kept(prepared, plan)
             engine.meter.keep(kept.size)
             emit(done_event(kept))
+        elif plan.action is Action.SHARE:
+            engine.meter.keep(plan.file.size or 0)
     if orders:
         changing = [order.file.path for order in orders]
         await resources.threads.write(layout.before, changing)
     results |= {result.path: result for result in await engine.run(orders)}
+    for path, first in prepared.shared.items():
+        results[path] = result = _of_the_same(results[first], path)
+        emit(done_event(result) if result.error is None else _failed_event(path, result.error))
     in_place = [file for file in job.files if results[file.path].error is None]
     if orders or in_place:
         await resources.threads.write(layout.after, in_place)
     complete = len(in_place) == len(job.files)
+    if complete:
+        await resources.threads.write(layout.finish)
     await resources.threads.write(update.settle, in_place, emit)
     await resources.threads.write(_tidy, state, locks, emit)
     prepared.memory.tell(emit)
@@ -344,6 +358,10 @@ def _options(settings: Settings, *, burst: bool) -> Options:
     )
 
 
+def _failed_event(path: str, error: HaulError) -> FileFailed:
+    return FileFailed(path=path, message=error.message, hint=error.hint)
+
+
 # -- looking -----------------------------------------------------------------------------------
 
 
@@ -365,6 +383,17 @@ async def _unsafe(resources: Resources, job: Job) -> dict[str, str]:
     return refused | clashes
 
 
+def _shared(layout: Layout, files: Iterable[RemoteFile]) -> dict[str, str]:
+    """Files that stand in the place of another one before them, and the path of that."""
+    first: dict[Path, str] = {}
+    shared = {}
+    for file in files:
+        holder = first.setdefault(layout.final(file.path), file.path)
+        if holder != file.path:
+            shared[file.path] = holder
+    return shared
+
+
 def _folds_names(layout: Layout) -> bool:
     return osfile.folds_names(osfile.nearest_existing(layout.root))
 
@@ -382,18 +411,18 @@ async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> 
     # By folder, since a new target has none of them and a listing may be long. Only that a folder
     # is missing is remembered, not what one holds: the file system may find a name by another
     # spelling than the one that it lists.
-    missing: dict[str, bool] = {}
+    missing: dict[Path, bool] = {}
 
     def look(some: Sequence[RemoteFile]) -> None:
         for file in some:
-            folder = file.path.rpartition("/")[0]
+            final = job.layout.final(file.path)
+            folder = final.parent
             if missing.get(folder):
                 sights[file.path] = presence.NOTHING
                 continue
-            final = job.layout.final(file.path)
             sight = presence.look(final, file, resources.index, trust=not job.force)
             if sight.found is Found.NOTHING and folder not in missing:
-                missing[folder] = presence.is_missing(final.parent)
+                missing[folder] = presence.is_missing(folder)
             if sight.verdict is False and not job.force and _was_published(job, file, sight):
                 sight = replace(sight, verdict=True)
             sights[file.path] = sight
@@ -558,7 +587,7 @@ def _orders(prepared: Prepared, state: Path) -> list[Order]:
     }
     twins: dict[str | None, tuple[Source, ...]] = {}
     for plan in prepared.plan:
-        if plan.action is Action.COPY:
+        if plan.action in (Action.COPY, Action.SHARE):
             # Where the copy could be had is one more place for the file that it is a copy of.
             more = tuple(replace(source, fallback=True) for source in job.sources(plan.file))
             twins[plan.file.sha256] = twins.get(plan.file.sha256, ()) + more
@@ -602,6 +631,22 @@ def _kept(prepared: Prepared, plan: FilePlan) -> FileResult:
         sha256=file.sha256 or (known.sha256 if known else None),
         verified=file.sha256 is not None,
         reused=size,
+    )
+
+
+def _of_the_same(first: FileResult, path: str) -> FileResult:
+    """The result of a file that stands in the place of another one."""
+    if first.error is not None:
+        return _failed(path, HaulError(f"{path}: it has the content of {first.path}, which failed"))
+    return replace(
+        first,
+        path=path,
+        how="kept" if first.how == "kept" else "copied",
+        fetched=0,
+        hedged=0,
+        reused=first.size,
+        proof_seconds=None,
+        sources=(),
     )
 
 
