@@ -108,6 +108,20 @@ class RemoteFile:
     git_sha1: str | None = None
 
     @property
+    def named_by_git(self) -> bool:
+        """Whether the content is judged by its name as a git blob, which needs the size first."""
+        return self.sha256 is None and self.git_sha1 is not None and self.size is not None
+
+    @property
+    def content(self) -> str | None:
+        """The digest that judges the content, with its kind; None if nobody states one."""
+        if self.sha256 is not None:
+            return f"sha256:{self.sha256}"
+        if self.named_by_git:
+            return f"git:{self.git_sha1}"
+        return None
+
+    @property
     def identity(self) -> str | None:
         """What makes two downloads the same bytes: the digest, else the strong validator.
 
@@ -115,10 +129,8 @@ class RemoteFile:
         """
         if self.size is None:
             return None
-        if self.sha256 is not None:
-            return f"sha256:{self.sha256}"
-        if self.git_sha1 is not None:
-            return f"git:{self.git_sha1}"
+        if (content := self.content) is not None:
+            return content
         if self.validator is not None:
             return f"validator:{self.validator}"
         return None

@@ -167,8 +167,9 @@ class Shelf:
             if known is not None and known.sha256 is not None:
                 digest = known.sha256
             else:
-                digest, read = hash_file(disk, check=lambda _: self._threads.check_cancelled())
-                new.append(Entry(disk, read, Known(digest, None, ours=False)))
+                digests, read = hash_file(disk, check=lambda _: self._threads.check_cancelled())
+                digest = digests.sha256
+                new.append(Entry(disk, read, Known.of(digests, ours=False)))
             files[path] = ServedFile(path, disk, stamp, digest)
         self._index.remember(new)
         return files
