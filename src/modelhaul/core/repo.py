@@ -117,6 +117,12 @@ def sha256_or_none(text: object) -> str | None:
     return text if _SHA256.fullmatch(text) else None
 
 
+def git_sha1_or_none(text: object) -> str | None:
+    """`text` in lower case if it is a SHA-1 in hex, the name of a git object; else None."""
+    found = text.lower() if isinstance(text, str) else ""
+    return found if _COMMIT.fullmatch(found) else None
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
     """One file as a hub describes it.

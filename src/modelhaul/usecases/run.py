@@ -273,6 +273,7 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
             connections=report.connections,
             seconds=report.seconds,
             verified=report.verified,
+            by_git_name=sum(file.named_by_git for file in job.files),
         )
     )
     return report
