@@ -493,6 +493,8 @@ class Engine:
             self._scheduler.again(job)
         elif not self._scheduler.knows(job):
             return
+        if asking.postponed:
+            return  # nothing was asked
         self._failures.retrying(asking, "the connection is silent or too slow")
 
     # -- the beat ----------------------------------------------------------------------------------
