@@ -66,6 +66,7 @@ class FakeHf:
         token: who has it may see everything; None: everybody may.
         page: entries on one page of the tree.
         links: where the next page is said to be; the real hub says huggingface.co to everybody.
+        row: an entry of the tree for a path and a size.
         override: looks at each URL first and may answer instead.
     """
 
@@ -77,6 +78,7 @@ class FakeHf:
     token: str | None = None
     page: int = 1000
     links: str = ENDPOINT
+    row: Callable[[str, int], dict[str, object]] = row
     override: Callable[[str], Response | Redirect | None] = lambda url: None
     urls: list[str] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
@@ -126,7 +128,7 @@ class FakeHf:
     def _tree(self, path: str, query: Mapping[str, list[str]]) -> Response:
         assert query["recursive"] == ["true"], "only the whole tree is what is wanted"
         start = int(query.get("cursor", ["0"])[0])
-        rows = [row(path, size) for path, size in self.files.items()]
+        rows = [self.row(path, size) for path, size in self.files.items()]
         folders = sorted({path.rpartition("/")[0] for path in self.files} - {""})
         rows += [
             {"type": "directory", "oid": oid(name), "size": 0, "path": name} for name in folders
