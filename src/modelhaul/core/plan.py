@@ -146,8 +146,8 @@ def share(plans: list[FilePlan]) -> list[FilePlan]:
 
 
 def _content(plan: FilePlan) -> tuple[str, int] | None:
-    file = plan.file
-    return None if file.sha256 is None or not file.size else (file.sha256, file.size)
+    content, size = plan.file.content, plan.file.size
+    return None if content is None or not size else (content, size)
 
 
 @dataclass(frozen=True, slots=True)

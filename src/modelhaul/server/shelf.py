@@ -218,7 +218,8 @@ class Shelf:
             git_sha1 = known.git_sha1 if known is not None else None
             in_git = not _belongs_in_lfs(path, stamp.size)
             if sha256 is None or (in_git and git_sha1 is None):
-                sha256, read = hash_file(disk, check=lambda _: self._threads.check_cancelled())
+                digests, read = hash_file(disk, check=lambda _: self._threads.check_cancelled())
+                sha256 = digests.sha256
                 git_sha1 = _git_sha1(disk, read) if in_git else None
                 ours = known is not None and known.ours
                 validator = known.validator if known is not None else None

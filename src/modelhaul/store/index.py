@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from modelhaul.core.digests import Digests
+from modelhaul.core.repo import RemoteFile
 from modelhaul.store.osfile import Stamp
 
 T = TypeVar("T")
@@ -61,6 +63,17 @@ class Known:
     validator: str | None
     ours: bool
     git_sha1: str | None = None
+
+    @classmethod
+    def of(cls, digests: Digests, *, validator: str | None = None, ours: bool) -> Known:
+        """What is known of content that has just been hashed."""
+        return cls(digests.sha256, validator, ours, digests.git_sha1)
+
+    def matches(self, file: RemoteFile) -> bool | None:
+        """Whether this is the content of `file`; None if the digest in question is not known."""
+        if self.sha256 is None:
+            return None
+        return Digests(self.sha256, self.git_sha1).matches(file)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ from modelhaul.net.transport import Transport
 from modelhaul.report import FileResult, Incomplete, Report
 from modelhaul.settings import Settings
 from modelhaul.store import claim, mounts, osfile, presence
-from modelhaul.store.index import ProvenIndex
+from modelhaul.store.index import Known, ProvenIndex
 from modelhaul.store.layout import Layout
 from modelhaul.store.marker import Marker
 from modelhaul.store.presence import Sight
@@ -175,7 +175,7 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
     shared = _shared(job.layout, safe)
     wanted = [file for file in safe if file.path not in shared]
     sights = await _look(resources, job, wanted)
-    same = await _prove(resources, job, wanted, sights, emit)
+    sights |= await _prove(resources, job, wanted, sights, emit)
     recorded = await resources.threads.write(_recorded, job.layout, wanted)
     plans: list[FilePlan] = []
     for file in job.files:
@@ -191,7 +191,7 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
         if parts or sight.found is not Found.NOTHING:
             seen = Presence(
                 found=sight.found,
-                same=file.path in same,
+                same=sight.verdict is True,
                 ours=sight.known is not None and sight.known.ours,
                 recorded=parts,
             )
@@ -287,6 +287,7 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
             connections=report.connections,
             seconds=report.seconds,
             verified=report.verified,
+            by_git_name=sum(file.named_by_git for file in job.files),
         )
     )
     return report
@@ -438,12 +439,12 @@ async def _prove(
     files: Sequence[RemoteFile],
     sights: Mapping[str, Sight],
     emit: Emitter,
-) -> set[str]:
-    """Paths that hold the wanted content; what only hashing can tell is hashed."""
-    same = {file.path for file in files if sights[file.path].verdict is True}
+) -> dict[str, Sight]:
+    """Hash what only hashing can tell; what was seen of those that hold the wanted content."""
+    proven: dict[str, Sight] = {}
     doubtful = [file for file in files if sights[file.path].verdict is None]
     if not doubtful:
-        return same
+        return proven
     total = sum(file.size or 0 for file in doubtful)
     emit(Checking(files=len(doubtful), size=total))
     hashed = 0
@@ -456,11 +457,11 @@ async def _prove(
     async def prove(file: RemoteFile) -> None:
         final = job.layout.final(file.path)
 
-        def call() -> bool:
+        def call() -> Known | None:
             return presence.prove(final, file, resources.index, check=check)
 
-        if await resources.threads.hash(call):
-            same.add(file.path)
+        if (known := await resources.threads.hash(call)) is not None:
+            proven[file.path] = replace(sights[file.path], known=known, verdict=True)
 
     async def show() -> None:
         while True:
@@ -483,7 +484,7 @@ async def _prove(
             beat.cancel_scope.cancel()
     except BaseExceptionGroup as failed:
         raise single_error(failed) from failed
-    return same
+    return proven
 
 
 def _was_published(job: Job, file: RemoteFile, sight: Sight) -> bool:
@@ -491,7 +492,7 @@ def _was_published(job: Job, file: RemoteFile, sight: Sight) -> bool:
 
     Only asked where no digest can tell: the journal that was left behind does.
     """
-    if file.sha256 is not None or file.identity is None or file.size is None:
+    if file.content is not None or file.identity is None or file.size is None:
         return False
     if sight.stamp is None or sight.stamp.size != file.size:
         return False
@@ -520,7 +521,7 @@ async def _is_there(resources: Resources, order: Order) -> bool:
         sight = presence.look(order.placement.final, order.file, resources.index, trust=True)
         if sight.verdict is not None:
             return sight.verdict
-        return presence.prove(order.placement.final, order.file, resources.index)
+        return presence.prove(order.placement.final, order.file, resources.index) is not None
 
     return await resources.threads.hash(call)
 
@@ -581,16 +582,16 @@ def _state_of(layout: Layout) -> tuple[Path, bool]:
 def _orders(prepared: Prepared, state: Path) -> list[Order]:
     job, layout = prepared.job, prepared.job.layout
     kept = {
-        plan.file.sha256: layout.final(plan.file.path)
+        plan.file.content: layout.final(plan.file.path)
         for plan in prepared.plan
-        if plan.action is Action.KEEP and plan.file.sha256 is not None
+        if plan.action is Action.KEEP and plan.file.content is not None
     }
     twins: dict[str | None, tuple[Source, ...]] = {}
     for plan in prepared.plan:
         if plan.action in (Action.COPY, Action.SHARE):
             # Where the copy could be had is one more place for the file that it is a copy of.
             more = tuple(replace(source, fallback=True) for source in job.sources(plan.file))
-            twins[plan.file.sha256] = twins.get(plan.file.sha256, ()) + more
+            twins[plan.file.content] = twins.get(plan.file.content, ()) + more
     orders = []
     for plan in prepared.plan:
         if plan.action not in (Action.FETCH, Action.COPY):
@@ -604,14 +605,14 @@ def _orders(prepared: Prepared, state: Path) -> list[Order]:
             replaces=prepared.sights[plan.file.path].stamp,
         )
         fetch = plan.action is Action.FETCH
-        digest = plan.file.sha256
+        content = plan.file.content
         orders.append(
             Order(
                 plan=plan,
                 placement=placement,
-                sources=job.sources(plan.file) + twins.get(digest, ()) if fetch else (),
+                sources=job.sources(plan.file) + twins.get(content, ()) if fetch else (),
                 label=f"{job.name}: {plan.file.path}" if plan.file.path != job.name else job.name,
-                copy_from=None if fetch or digest is None else kept.get(digest),
+                copy_from=None if fetch or content is None else kept.get(content),
             )
         )
     return orders
@@ -629,7 +630,7 @@ def _kept(prepared: Prepared, plan: FilePlan) -> FileResult:
         how="kept",
         size=size,
         sha256=file.sha256 or (known.sha256 if known else None),
-        verified=file.sha256 is not None,
+        verified=file.content is not None,
         reused=size,
     )
 
