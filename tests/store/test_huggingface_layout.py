@@ -350,18 +350,6 @@ def test_a_listing_with_a_nameless_file_is_not_kept(tmp_path: Path) -> None:
     assert not layout.final("new").is_symlink()
 
 
-def test_what_is_known_to_be_absent_is_marked(tmp_path: Path) -> None:
-    """An empty file, as their tools write after a 404; never outside the folder."""
-    root = cached(tmp_path)
-    layout = HuggingFaceCache.at(tmp_path, snapshot())
-
-    layout.note_absent("sub/adapter_config.json")
-    layout.note_absent("../../x")
-
-    assert names(root / ".no_exist") == [f"{COMMIT}/sub/adapter_config.json"]
-    assert (root / ".no_exist" / COMMIT / "sub/adapter_config.json").read_bytes() == b""
-
-
 # -- where links cannot be made ------------------------------------------------------------------
 
 

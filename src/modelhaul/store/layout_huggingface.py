@@ -121,16 +121,6 @@ class HuggingFaceCache:
             with _unless_read_only():
                 _put(self.state, self.root / "refs" / self.ref, self.commit.encode())
 
-    def note_absent(self, path: str) -> None:
-        """Say that the commit has no such file, so that their tools need not ask.
-
-        Args:
-            path: as somebody asked for it; a name that could not be written is passed over.
-        """
-        if fault(path) is None:
-            with _unless_read_only():
-                _put(self.state, self.root / ".no_exist" / self.commit / path, b"")
-
     def _link(self, pointer: str, place: str, *, checked: Collection[Path]) -> bool:
         """Make a snapshot's name lead to a blob; whether anything had to be done."""
         link = self.root / pointer

@@ -20,6 +20,7 @@ from modelhaul.report import Report
 from modelhaul.settings import DEFAULT_HF_ENDPOINT, Settings, normal_endpoint
 from modelhaul.store.credentials import is_private, read_saved_token, read_token_file
 from modelhaul.store.layout import Layout, LocalFolder, find_cache, strangers
+from modelhaul.store.layout_huggingface import HuggingFaceCache, HuggingFaceFolder
 from modelhaul.usecases.probe import pin
 from modelhaul.usecases.run import Emitter, Job, Prepared, Resources, execute, prepare
 
@@ -73,7 +74,7 @@ async def plan_download(resources: Resources, wish: Wish, emit: Emitter) -> Prep
             size=sum(file.size or 0 for file in files),
         )
     )
-    layout = await resources.threads.write(_layout, settings, wish)
+    layout = await resources.threads.write(_layout, settings, wish, snapshot)
     await _report_strangers(resources, wish, snapshot, layout, emit)
 
     def sources(file: RemoteFile) -> tuple[Source, ...]:
@@ -148,11 +149,15 @@ async def _saved_hf_token(settings: Settings, origin: Origin) -> tuple[str | Non
     return await read_token_file(settings.hf_token_path)
 
 
-def _layout(settings: Settings, wish: Wish) -> Layout:
+def _layout(settings: Settings, wish: Wish, snapshot: Snapshot) -> Layout:
+    """The layout follows the hub, so that its own tools find what was brought."""
+    if wish.ref.hub == "huggingface":
+        if wish.local_dir is not None:
+            return HuggingFaceFolder.at(wish.local_dir, snapshot)
+        return HuggingFaceCache.at(wish.cache_dir or settings.hf_cache_dir, snapshot)
     if wish.local_dir is not None:
         return LocalFolder.at(wish.local_dir)
-    usual = settings.hf_cache_dir if wish.ref.hub == "huggingface" else settings.cache_dir
-    return find_cache(wish.cache_dir or usual, wish.ref)
+    return find_cache(wish.cache_dir or settings.cache_dir, wish.ref)
 
 
 async def _report_strangers(
