@@ -69,6 +69,8 @@ def test_an_empty_environment_means_the_defaults() -> None:
         ({"HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}, "hf_token", None),
         ({"HF_TOKEN_PATH": "~/t"}, "hf_token_path", Path.home() / "t"),
         ({"HF_HUB_CACHE": "/h"}, "hf_cache_dir", Path("/h")),
+        ({"HF_HUB_DISABLE_SYMLINKS": "on"}, "hf_links", False),
+        ({"HF_HUB_DISABLE_SYMLINKS": "0"}, "hf_links", True),
         ({"HUGGINGFACE_HUB_CACHE": "/o"}, "hf_cache_dir", Path("/o")),
         ({"HF_HUB_CACHE": "/h", "HUGGINGFACE_HUB_CACHE": "/o"}, "hf_cache_dir", Path("/h")),
         ({"MODELHAUL_STATE": "/s"}, "state_dir", Path("/s")),

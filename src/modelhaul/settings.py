@@ -38,6 +38,7 @@ class SettingChanges(TypedDict, total=False):
     hf_token: str | None
     hf_token_path: Path
     hf_cache_dir: Path
+    hf_links: bool
     state_dir: Path
     connections: int
     host_connections: int
@@ -69,6 +70,7 @@ class Settings:
         hf_token: its token; None means the one in `hf_token_path`, "" means none at all.
         hf_token_path: where `hf auth login` keeps the token.
         hf_cache_dir: the Hugging Face cache (`~/.cache/huggingface/hub`).
+        hf_links: make links in that cache, as its own tools do where the file system can.
         state_dir: our own memory of proven files; may be deleted at any time.
         connections: most connections at once, over all hosts.
         host_connections: most connections at once to one host.
@@ -94,6 +96,7 @@ class Settings:
     hf_token: str | None = field(default=None, repr=False)
     hf_token_path: Path = Path("~/.cache/huggingface/token")
     hf_cache_dir: Path = Path("~/.cache/huggingface/hub")
+    hf_links: bool = True
     state_dir: Path = Path("~/.local/state/modelhaul")
     connections: int = MAX_CONNECTIONS
     host_connections: int = MAX_CONNECTIONS
@@ -251,6 +254,9 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+#: What huggingface_hub takes for "yes".
+_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
+
 #: Variable, setting, how to read it; of two for one setting the first counts.
 _VARIABLES: tuple[tuple[str, str, Callable[[str], object]], ...] = (
     ("MODELSCOPE_ENDPOINT", "endpoint", normal_endpoint),
@@ -264,6 +270,7 @@ _VARIABLES: tuple[tuple[str, str, Callable[[str], object]], ...] = (
     ("HF_TOKEN_PATH", "hf_token_path", lambda text: _folder(Path(text))),
     ("HF_HUB_CACHE", "hf_cache_dir", lambda text: _folder(Path(text))),
     ("HUGGINGFACE_HUB_CACHE", "hf_cache_dir", lambda text: _folder(Path(text))),
+    ("HF_HUB_DISABLE_SYMLINKS", "hf_links", lambda text: text.upper() not in _TRUE),
     ("MODELHAUL_STATE", "state_dir", lambda text: _folder(Path(text))),
     ("MODELHAUL_CONNECTIONS", "connections", _count),
     ("MODELHAUL_PATIENCE", "patience", _seconds),
@@ -273,10 +280,6 @@ _VARIABLES: tuple[tuple[str, str, Callable[[str], object]], ...] = (
     ("CURL_CA_BUNDLE", "ca_file", str),
     ("SSL_CERT_DIR", "ca_folder", str),
 )
-
-
-#: What huggingface_hub takes for "yes".
-_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 
 def _hf_home(env: Mapping[str, str]) -> Path | None:

@@ -154,7 +154,8 @@ def _layout(settings: Settings, wish: Wish, snapshot: Snapshot) -> Layout:
     if wish.ref.hub == "huggingface":
         if wish.local_dir is not None:
             return HuggingFaceFolder.at(wish.local_dir, snapshot)
-        return HuggingFaceCache.at(wish.cache_dir or settings.hf_cache_dir, snapshot)
+        cache = wish.cache_dir or settings.hf_cache_dir
+        return HuggingFaceCache.at(cache, snapshot, links=settings.hf_links)
     if wish.local_dir is not None:
         return LocalFolder.at(wish.local_dir)
     return find_cache(wish.cache_dir or settings.cache_dir, wish.ref)
