@@ -193,7 +193,10 @@ def test_what_could_not_be_had_leaves_the_name_where_it_was(tmp_path: Path) -> N
 
 
 def test_an_interrupted_run_leaves_a_repository_that_their_scan_accepts(tmp_path: Path) -> None:
-    """There is a snapshots folder, and the part is ours alone to see."""
+    """There is a snapshots folder, and the part is ours alone to see.
+
+    The listing is there, by which huggingface_hub 2 knows that something is missing.
+    """
     content = {"a.bin": payload(9_000_000)}
     network = site(content, fault=lambda asked: Fault(status=404) if asked.number else None)
 
@@ -202,9 +205,21 @@ def test_an_interrupted_run_leaves_a_repository_that_their_scan_accepts(tmp_path
 
     root = tmp_path / "hub" / "models--o--n"
     assert (root / "snapshots").is_dir()
+    assert (root / "trees" / f"{COMMIT}.json").exists()
     assert not (root / "refs").exists()
     assert any(path.suffix == ".part" for path in (root / ".modelhaul").iterdir())
     assert not (root / "blobs").exists() or not list((root / "blobs").iterdir())
+
+
+def test_shared_content_comes_from_either_address(tmp_path: Path) -> None:
+    """One of the two files cannot be had: the bytes are the other's as well."""
+    network = site(
+        CONTENT, fault=lambda asked: Fault(status=404) if "=a.bin" in asked.url else None
+    )
+
+    report = download(network, tmp_path)
+
+    assert {path: (Path(report.path) / path).read_bytes() for path in CONTENT} == CONTENT
 
 
 def test_a_local_folder_gets_metadata(tmp_path: Path) -> None:

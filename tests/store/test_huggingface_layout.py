@@ -224,6 +224,16 @@ def test_revisions_share_their_blobs(tmp_path: Path) -> None:
     assert (first / "refs" / "main").read_bytes() == NEWER.encode()
 
 
+def test_what_their_tools_need_is_there_before_the_first_byte(tmp_path: Path) -> None:
+    """A kill leaves no broken repository, and the listing says what is missing."""
+    layout = HuggingFaceCache.at(tmp_path, snapshot())
+
+    layout.before(CONTENT)
+
+    assert (layout.root / "snapshots").is_dir()
+    assert names(layout.root) == [f"trees/{COMMIT}.json"]
+
+
 def test_the_name_is_changed_last(tmp_path: Path) -> None:
     """As long as something is missing, who looks up the branch gets the old commit."""
     root = cached(tmp_path)

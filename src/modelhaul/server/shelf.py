@@ -220,7 +220,7 @@ class Shelf:
             if sha256 is None or (in_git and git_sha1 is None):
                 digests, read = hash_file(disk, check=lambda _: self._threads.check_cancelled())
                 sha256 = digests.sha256
-                git_sha1 = _git_sha1(disk, read) if in_git else None
+                git_sha1 = _git_sha1(disk, read.size) if in_git else None
                 ours = known is not None and known.ours
                 validator = known.validator if known is not None else None
                 new.append(Entry(disk, read, Known(sha256, validator, ours, git_sha1)))
@@ -250,17 +250,16 @@ def _belongs_in_lfs(path: str, size: int) -> bool:
     return size >= _LFS_FROM or (size > 0 and _LFS_ENDING.fullmatch(path) is not None)
 
 
-def _git_sha1(disk: Path, stamp: Stamp) -> str:
+def _git_sha1(disk: Path, size: int) -> str:
     """The name of a file as a git blob; it is small, or it would be in LFS.
 
+    Should it change meanwhile, it has another stamp, and nobody believes what was computed.
+
     Raises:
-        StorageError: it cannot be read, or is not the one that `stamp` is of.
+        StorageError: it cannot be read.
     """
     with storage_errors(f"reading {disk}"), disk.open("rb") as file:
-        if Stamp.of(os.fstat(file.fileno())) != stamp:
-            raise OSError(5, "it changed while it was being hashed")
-        content = file.read(stamp.size)
-    return blob_name(content)
+        return blob_name(file.read(size))
 
 
 def _snapshot(files: dict[str, ServedFile]) -> ServedSnapshot:
