@@ -175,7 +175,7 @@ def test_what_the_hub_refuses_names_the_page_to_visit(world: World, hub: Hub) ->
 
     missing = world.run("download", "hf:o/nothing")
     gated = world.run("download", "hf:o/n")
-    dataset = world.run("download", "hf:o/n", "--repo-type", "dataset")
+    dataset = world.run("download", "o/n", "--hub", "huggingface", "--repo-type", "dataset")
     hub.calls.override = lambda url: refusal(403, "", "Access to this resource is disabled.")
     disabled = world.run("download", "hf:o/n")
 
