@@ -11,10 +11,11 @@ import pytest
 
 from modelhaul import HaulError, IntegrityError, Report
 from modelhaul.events import Event, Finished, Note
+from modelhaul.hubs.huggingface import file_url
 from tests.engine.harness import MIB, payload
 from tests.hubs.fakehf import COMMIT, ENDPOINT, answer, refusal
-from tests.support.hfsite import REPO, STORE, HfSite, client
-from tests.support.network import Asked, FakeNetwork, Fault
+from tests.support.hfsite import REF, REPO, STORE, HfSite, client
+from tests.support.network import Asked, FakeNetwork, Fault, Served
 from tests.support.virtual import virtual
 
 FILES = {
@@ -143,6 +144,23 @@ def test_wrong_bytes_never_stand_under_the_final_name(tmp_path: Path, path: str)
     assert {name: (tmp_path / "m" / name).read_bytes() for name in others} == {
         name: FILES[name] for name in others
     }
+
+
+def test_a_file_behind_the_hubs_own_cache_is_fetched_with_the_token(tmp_path: Path) -> None:
+    """307 to another address of the same site: its query stays, and it is still the same party."""
+    site = HfSite(FILES)
+    url = file_url(ENDPOINT, REF, COMMIT, "config.json")
+    cached = f"{ENDPOINT}/api/resolve-cache/models/o/n/{COMMIT}/config.json?%2Fo%2Fn=&etag=%22a%22"
+    site.files[cached] = site.files[url]
+    site.files[url] = Served(redirect=lambda request: cached)
+
+    report = download(site, tmp_path, files=["config.json"], token="hf_1")
+
+    assert report.verified
+    assert [(asked.url, asked.headers) for asked in site.asked] == [
+        (url, {"Authorization": "Bearer hf_1"}),
+        (cached, {"Authorization": "Bearer hf_1"}),
+    ]
 
 
 # -- the three things that the official client dies of -------------------------------------------

@@ -51,7 +51,7 @@ class HfSite(FakeNetwork):
         self._until = until
         self.issued: dict[str, float] = {}
         self.hub = FakeHf({path: len(data) for path, data in contents.items()})
-        self.hub.row = lambda path, size: _row(path, contents[path])
+        self.hub.row = lambda path, size: lfs_or_git(path, contents[path])
         for path, data in contents.items():
             served = Served(data, rate=rate)
             url = file_url(ENDPOINT, REF, COMMIT, path)
@@ -79,7 +79,8 @@ class HfSite(FakeNetwork):
         return await self.hub.call(url, headers=headers, limit=limit)
 
 
-def _row(path: str, data: bytes) -> dict[str, object]:
+def lfs_or_git(path: str, data: bytes) -> dict[str, object]:
+    """The entry of a tree for a file with these bytes; what ends in .bin is in LFS."""
     found: dict[str, object] = {"type": "file", "path": path, "size": len(data)}
     if not path.endswith(".bin"):
         return {**found, "oid": git_sha1(data)}

@@ -226,6 +226,7 @@ def _plan_fields(plan: Plan) -> dict[str, Any]:
                 "fetch": file.fetch,
                 "reuse": file.reuse,
                 "sha256": file.file.sha256,
+                "git_sha1": file.file.git_sha1,
                 "reason": file.reason or None,
                 "unsafe": file.unsafe,
             }
