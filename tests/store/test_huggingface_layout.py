@@ -16,7 +16,7 @@ from modelhaul.core.names import fault
 from modelhaul.core.repo import Kind, RemoteFile, RepoRef, Snapshot
 from modelhaul.errors import ProtocolError, StorageError, UnsafeName
 from modelhaul.store.layout import Layout
-from modelhaul.store.layout_huggingface import HuggingFaceCache, HuggingFaceFolder
+from modelhaul.store.layout_huggingface import HuggingFaceCache, HuggingFaceFolder, repositories
 from tests.store.helpers import descriptors
 
 COMMIT, NEWER = "1" * 40, "2" * 40
@@ -448,6 +448,27 @@ def test_a_full_disk_leaves_nothing_half_written(
     filler.unlink()
     layout.finish()
     assert (layout.root / "refs" / "main").read_bytes() == COMMIT.encode()
+
+
+def test_the_repositories_of_a_cache_are_found(tmp_path: Path) -> None:
+    """By the names of their folders; a cache that is not there has none."""
+    for name in (
+        "models--o--n",
+        "models--gpt2",
+        "datasets--o--d",
+        "spaces--o--s",
+        "blobs",
+        ".locks",
+    ):
+        (tmp_path / name).mkdir()
+
+    assert [path.name for path in repositories(tmp_path)] == [
+        "datasets--o--d",
+        "models--gpt2",
+        "models--o--n",
+        "spaces--o--s",
+    ]
+    assert repositories(tmp_path / "gone") == []
 
 
 # -- a local folder ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 import threading
 import time
@@ -28,6 +29,7 @@ from modelhaul.store.osfile import storage_errors
 
 DEFAULT_REVISION = "main"
 
+_REPOSITORY = re.compile("(model|dataset|space)s--.")
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 #: Their own folder inside a `--local-dir`.
 _BOOKS = ".cache/huggingface"
@@ -218,6 +220,14 @@ class HuggingFaceFolder:
 def repository_folder(ref: RepoRef) -> str:
     """The name of a repository's folder in the cache."""
     return "--".join([f"{ref.kind}s", *filter(None, (ref.owner, ref.name))])
+
+
+def repositories(cache: Path) -> list[Path]:
+    """The folders of all repositories in a cache; none if it does not exist."""
+    try:
+        return sorted(child for child in cache.iterdir() if _REPOSITORY.match(child.name))
+    except OSError:
+        return []
 
 
 def content_name(file: RemoteFile) -> str | None:
