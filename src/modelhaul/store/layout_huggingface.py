@@ -126,7 +126,7 @@ class HuggingFaceCache:
     def _link(self, pointer: str, place: str, *, checked: Collection[Path]) -> bool:
         """Make a snapshot's name lead to a blob; whether anything had to be done."""
         link = self.root / pointer
-        target = os.path.relpath(place, os.path.dirname(pointer))
+        target = "../" * pointer.count("/") + place
         with contextlib.suppress(OSError):  # nothing there, or no link: it will be one
             if os.readlink(link) == target:
                 return False
@@ -333,18 +333,20 @@ def _draft(state: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     draft = state / f"{os.getpid():x}-{threading.get_ident():x}.draft"
     try:
         for last in (False, False, True):
-            osfile.make_folders(state)
-            osfile.remove_quietly(draft)
             try:
                 make(draft)
                 break
-            except FileNotFoundError:
-                # Another run of ours has ended and taken the empty folder away.
+            except (FileNotFoundError, FileExistsError):
+                # The first time; or another run of ours has ended and taken the empty folder away;
+                # or one that had our numbers was killed right here.
                 if last:
                     raise
+                osfile.make_folders(state)
+                osfile.remove_quietly(draft)
         yield draft
-    finally:
+    except BaseException:
         osfile.remove_quietly(draft)
+        raise
 
 
 def _holds(target: Path, data: bytes) -> bool:
