@@ -176,15 +176,13 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
     wanted = [file for file in safe if file.path not in shared]
     sights = await _look(resources, job, wanted)
     sights |= await _prove(resources, job, wanted, sights, emit)
+    sights |= {path: sights[first] for path, first in shared.items()}
     recorded = await resources.threads.write(_recorded, job.layout, wanted)
     plans: list[FilePlan] = []
     for file in job.files:
         if file.path in unsafe:
             reason = unsafe[file.path]
             plans.append(FilePlan(file=file, action=Action.REFUSE, reason=reason, unsafe=True))
-            continue
-        if file.path in shared:
-            plans.append(FilePlan(file=file, action=Action.SHARE))
             continue
         sight, parts = sights[file.path], recorded.get(file.path, 0)
         seen = ABSENT
@@ -195,11 +193,14 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
                 ours=sight.known is not None and sight.known.ours,
                 recorded=parts,
             )
-        plans.append(decide(file, seen, owned=job.layout.owned, force=job.force))
-    plan = Plan(tuple(share(plans)))
-    emit(Planned(files=len(job.files), fetch=plan.fetch, reuse=plan.reuse, copy=plan.copy))
+        plan = decide(file, seen, owned=job.layout.owned, force=job.force)
+        if plan.action is Action.FETCH and file.path in shared:
+            plan = FilePlan(file=file, action=Action.SHARE)
+        plans.append(plan)
+    whole = Plan(tuple(share(plans)))
+    emit(Planned(files=len(job.files), fetch=whole.fetch, reuse=whole.reuse, copy=whole.copy))
     memory.tell(emit)
-    return Prepared(job, plan, sights, shared, memory)
+    return Prepared(job, whole, sights, shared, memory)
 
 
 async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
@@ -254,8 +255,8 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
         changing = [order.file.path for order in orders]
         await resources.threads.write(layout.before, changing)
     results |= {result.path: result for result in await engine.run(orders)}
-    for path, first in prepared.shared.items():
-        results[path] = result = _of_the_same(results[first], path)
+    for path in (plan.file.path for plan in prepared.plan if plan.action is Action.SHARE):
+        results[path] = result = _of_the_same(results[prepared.shared[path]], path)
         emit(done_event(result) if result.error is None else _failed_event(path, result.error))
     in_place = [file for file in job.files if results[file.path].error is None]
     if orders or in_place:
@@ -642,7 +643,7 @@ def _of_the_same(first: FileResult, path: str) -> FileResult:
     return replace(
         first,
         path=path,
-        how="kept" if first.how == "kept" else "copied",
+        how="copied",
         fetched=0,
         hedged=0,
         reused=first.size,
