@@ -406,6 +406,8 @@ def test_what_changed_is_not_served_under_the_old_commit(shelve: Shelve) -> None
 @pytest.mark.parametrize(
     ("path", "code"),
     [
+        (f"{MODEL}/revision/a%0d%0aSet-Cookie:b", "RevisionNotFound"),
+        (f"{MODEL}/tree/main/%E6%A8%A1%00%0a", "EntryNotFound"),
         ("/api/models/o/unknown", "RepoNotFound"),
         ("/api/models/o/d", "RepoNotFound"),
         ("/api/models/gpt2", "RepoNotFound"),

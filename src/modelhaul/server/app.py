@@ -22,7 +22,7 @@ def hub_app(shelf: Shelf, options: ServeOptions) -> web.Application:
     """The hub: listings, revisions, files, for clients of either hub."""
     app = web.Application(client_max_size=_MOST_ASKED)
     app.add_routes([*modelscope.routes(shelf, options), *huggingface.routes(shelf, options)])
-    app.router.add_route("*", "/{rest:.*}", modelscope.nothing)
+    app.router.add_route("*", "/{rest:(?s:.*)}", modelscope.nothing)
     return app
 
 

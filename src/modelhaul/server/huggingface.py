@@ -54,15 +54,15 @@ def routes(shelf: Shelf, options: ServeOptions) -> list[web.RouteDef]:
     """What Hugging Face clients ask: revisions, trees, files."""
     hub = _Hub(shelf, options)
     repo = "/api/{kind:models|datasets|spaces}/{owner}/{name}"
-    file = "{owner}/{name}/resolve/{revision}/{path:.+}"
+    file = "{owner}/{name}/resolve/{revision}/{path:(?s:.+)}"
     handlers = {
         repo: hub.info,
         f"{repo}/revision/{{revision}}": hub.info,
         f"{repo}/tree/{{revision}}": hub.tree,
-        f"{repo}/tree/{{revision}}/{{path:.+}}": hub.tree,
+        f"{repo}/tree/{{revision}}/{{path:(?s:.+)}}": hub.tree,
         f"{repo}/refs": hub.refs,
         f"{repo}/auth-check": hub.check,
-        "/api/{kind:models|datasets|spaces}/{rest:.*}": hub.nothing,
+        "/api/{kind:models|datasets|spaces}/{rest:(?s:.*)}": hub.nothing,
         "/api/whoami-v2": hub.who,
         "/api/agent-harnesses": hub.harnesses,
         f"/{{kind:datasets|spaces}}/{file}": hub.file,
@@ -77,9 +77,11 @@ def _answered(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except _Refused as no:
-            headers = {"X-Error-Code": no.code, "X-Error-Message": no.message, **no.headers}
+            # It may quote what was asked, and a header holds no line break.
+            message = "".join(char if char.isprintable() else "?" for char in no.message)
+            headers = {"X-Error-Code": no.code, "X-Error-Message": message, **no.headers}
             return web.json_response(
-                {"error": no.message},
+                {"error": message},
                 status=no.status,
                 headers={name: value for name, value in headers.items() if value},
             )
