@@ -21,7 +21,7 @@ import anyio
 
 from modelhaul.core.pace import Throttle
 from modelhaul.core.plan import Plan
-from modelhaul.core.repo import Kind, parse_ref
+from modelhaul.core.repo import HubName, Kind, parse_ref
 from modelhaul.engine.buffers import BufferPool
 from modelhaul.engine.lanes import Lanes
 from modelhaul.engine.threads import Threads, WorkerThreads
@@ -100,6 +100,7 @@ class Client:
         self,
         repo: str,
         *,
+        hub: HubName | None = None,
         kind: Kind = "model",
         revision: str | None = None,
         files: Iterable[str] = (),
@@ -112,21 +113,22 @@ class Client:
         force: bool = False,
         on_event: Listener | None = None,
     ) -> Report:
-        """Bring the files of a repository to this machine and prove every one by its SHA-256.
+        """Bring the files of a repository to this machine and prove every one by its digest.
 
         Whatever was fetched before is continued; what is there already is kept.
 
         Args:
-            repo: `owner/name`.
-            kind: `model` or `dataset`.
-            revision: branch, tag or commit; None means `master`.
+            repo: `owner/name`; `hf:owner/name` names the Hugging Face Hub.
+            hub: of a name without such a prefix: `modelscope`, the default, or `huggingface`.
+            kind: `model` or `dataset`; on Hugging Face also `space`.
+            revision: branch, tag or commit; None means the hub's usual one, `master` or `main`.
             files: exact paths inside the repository.
             include: shell patterns over the whole path; adds to `files`. Neither: everything.
             exclude: shell patterns; they win.
-            local_dir: a plain folder to write to; None means ModelScope's cache.
+            local_dir: a plain folder to write to; None means the hub's cache.
             cache_dir: another cache than the settings'.
             endpoint: another site than the settings'.
-            token: API token; "" uses none, None the settings' or the saved login.
+            token: of that hub; "" uses none, None the settings' or the saved login.
             force: believe no earlier proof, and overwrite files that are not ours.
             on_event: called with each `modelhaul.events` value, in the loop; must not block.
 
@@ -145,8 +147,8 @@ class Client:
         the next call continues there.
         """
         wish = _wish(
-            repo, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint, token,
-            force,
+            repo, hub, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint,
+            token, force,
         )  # fmt: skip
         return await _download(self._resources, wish, Emitter(on_event))
 
@@ -154,6 +156,7 @@ class Client:
         self,
         repo: str,
         *,
+        hub: HubName | None = None,
         kind: Kind = "model",
         revision: str | None = None,
         files: Iterable[str] = (),
@@ -175,8 +178,8 @@ class Client:
             as `download()`, as far as it gets.
         """
         wish = _wish(
-            repo, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint, token,
-            force,
+            repo, hub, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint,
+            token, force,
         )  # fmt: skip
         return (await plan_download(self._resources, wish, Emitter(on_event))).plan
 
@@ -226,6 +229,7 @@ class Client:
 
 def _wish(
     repo: str,
+    hub: HubName | None,
     kind: Kind,
     revision: str | None,
     files: Iterable[str],
@@ -238,7 +242,7 @@ def _wish(
     force: bool,
 ) -> Wish:
     return Wish(
-        ref=parse_ref(repo, hub="modelscope", kind=kind, revision=revision),
+        ref=parse_ref(repo, hub=hub, kind=kind, revision=revision),
         names=_strings(files),
         include=_strings(include),
         exclude=_strings(exclude),
@@ -299,6 +303,7 @@ async def _default() -> AsyncIterator[Client]:
 async def download(
     repo: str,
     *,
+    hub: HubName | None = None,
     kind: Kind = "model",
     revision: str | None = None,
     files: Iterable[str] = (),
@@ -319,6 +324,7 @@ async def download(
     async with _default() as client:
         return await client.download(
             repo,
+            hub=hub,
             kind=kind,
             revision=revision,
             files=files,

@@ -171,7 +171,8 @@ class Progress:
 class Finished:
     """The run succeeded: `path` holds the result. Always the last event.
 
-    `connections` is the most that were in use at one time.
+    `connections` is the most that were in use at one time; `by_git_name` files were proven by the
+    SHA-1 that git names them by, because the hub states no SHA-256 of them.
     """
 
     path: str
@@ -181,6 +182,7 @@ class Finished:
     connections: int
     seconds: float
     verified: bool
+    by_git_name: int = 0
 
 
 Event = (

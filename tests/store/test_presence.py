@@ -23,6 +23,8 @@ from tests.store.helpers import trace
 CONTENT = b"the wanted bytes"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 WANTED = RemoteFile("model.bin", len(CONTENT), sha256=DIGEST)
+GIT = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT, usedforsecurity=False).hexdigest()
+NAMED = RemoteFile("model.bin", len(CONTENT), git_sha1=GIT)
 TAGGED = RemoteFile("model.bin", len(CONTENT), validator='"v1"')
 
 
@@ -255,6 +257,40 @@ def test_what_was_proven_is_remembered(path: Path, index: ProvenIndex) -> None:
     assert proven
     assert sight.verdict is True
     assert sight.known == Known(DIGEST, None, ours=False)
+
+
+def test_a_file_is_proven_by_its_git_name_and_remembered_with_both(
+    path: Path, index: ProvenIndex
+) -> None:
+    """Whichever of the two digests the next listing states, nothing is hashed again."""
+    path.write_bytes(CONTENT)
+
+    known = prove(path, NAMED, index)
+
+    assert known == Known(DIGEST, None, ours=False, git_sha1=GIT)
+    assert look(path, NAMED, index, trust=True).verdict is True
+    assert look(path, WANTED, index, trust=True).verdict is True
+    other = dataclasses.replace(NAMED, git_sha1="0" * 40)
+    assert look(path, other, index, trust=True).verdict is False
+
+
+def test_other_bytes_are_not_what_git_calls_by_that_name(path: Path, index: ProvenIndex) -> None:
+    """Same size, other content."""
+    path.write_bytes(CONTENT[::-1])
+
+    assert prove(path, NAMED, index) is None
+    assert look(path, NAMED, index, trust=True).known is None
+
+
+def test_a_file_of_which_only_the_sha256_is_known_is_hashed_for_its_git_name(
+    path: Path, index: ProvenIndex
+) -> None:
+    """The other digest says nothing about it."""
+    path.write_bytes(CONTENT)
+    remember(index, path, Known(DIGEST, None, ours=True))
+
+    assert look(path, NAMED, index, trust=True).verdict is None
+    assert prove(path, NAMED, index) == Known(DIGEST, None, ours=True, git_sha1=GIT)
 
 
 def test_what_was_disproven_is_not_remembered_as_proven(path: Path, index: ProvenIndex) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -31,7 +31,9 @@ def download(
     repo: Annotated[
         str | None,
         typer.Argument(
-            metavar="REPO", help="The repository: owner/name, or its page on modelscope.cn or .ai."
+            metavar="REPO",
+            help="The repository: owner/name, hf:owner/name, or its page on modelscope.cn, .ai or"
+            " huggingface.co.",
         ),
     ] = None,
     files: Annotated[
@@ -43,17 +45,26 @@ def download(
     dataset: Annotated[
         str | None, typer.Option("--dataset", metavar="REPO", help="REPO is a dataset.")
     ] = None,
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HUB",
+            help="Where REPO is: modelscope or huggingface.  [default: modelscope]",
+            autocompletion=lambda: ["modelscope", "huggingface"],
+        ),
+    ] = None,
     repo_type: Annotated[
         str,
         typer.Option(
             "--repo-type",
             metavar="KIND",
-            help="What REPO is: model or dataset.",
-            autocompletion=lambda: ["model", "dataset"],
+            help="What REPO is: model, dataset or space.",
+            autocompletion=lambda: ["model", "dataset", "space"],
         ),
     ] = "model",
     revision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit.  [default: master]")
+        str | None,
+        typer.Option(metavar="NAME", help="Branch, tag or commit.  [default: master, or main]"),
     ] = None,
     include: Annotated[
         list[str] | None,
@@ -73,16 +84,19 @@ def download(
         typer.Option(metavar="DIR", help="A plain folder to write to, instead of the cache."),
     ] = None,
     cache_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The cache.  [env: MODELSCOPE_CACHE]")
+        Path | None,
+        typer.Option(metavar="DIR", help="The cache.  [env: MODELSCOPE_CACHE, HF_HUB_CACHE]"),
     ] = None,
     token: Annotated[
         str | None,
         typer.Option(
-            metavar="TOKEN", help="API token.  [env: MODELSCOPE_API_TOKEN; else the saved login]"
+            metavar="TOKEN",
+            help="API token.  [env: MODELSCOPE_API_TOKEN, HF_TOKEN; else the saved login]",
         ),
     ] = None,
     endpoint: Annotated[
-        str | None, typer.Option(metavar="URL", help="The site.  [env: MODELSCOPE_ENDPOINT]")
+        str | None,
+        typer.Option(metavar="URL", help="The site.  [env: MODELSCOPE_ENDPOINT, HF_ENDPOINT]"),
     ] = None,
     connections: Connections = None,
     limit_rate: LimitRate = None,
@@ -96,22 +110,24 @@ def download(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Download a model or dataset.
+    """Download a model, dataset or space.
 
-    From ModelScope; every file is proven by its SHA-256. Interrupt it whenever you like: the same
-    command goes on where it stopped. Files that are there already are kept. The last line on stdout
-    is the folder (with --dry-run there is only the plan).
+    From ModelScope or Hugging Face; every file is proven by its digest. Interrupt it whenever you
+    like: the same command goes on where it stopped. Files that are there already are kept. The last
+    line on stdout is the folder (with --dry-run there is only the plan).
 
     \b
     modelhaul download Qwen/Qwen3-8B
     modelhaul download Qwen/Qwen3-8B --local-dir ./qwen --include '*.json' '*.safetensors'
     modelhaul download Qwen/Qwen3-8B config.json tokenizer.json
     modelhaul download --dataset owner/name --revision v1.0.0
+    modelhaul download hf:Qwen/Qwen3-8B
     """
     view = choose_view(quiet=quiet, as_json=as_json)
 
     async def main() -> int:
         from modelhaul.client import Client
+        from modelhaul.core.repo import PREFIXES
 
         if local_dir is not None and cache_dir is not None:
             raise UsageError("--local-dir and --cache-dir at once: give one of them")
@@ -120,6 +136,7 @@ def download(
         if repo in names and is_like_repo(repo):
             view.say(f"note: {repo} is taken for a file of {name}: --model and --dataset name REPO")
         wish: dict[str, Any] = {
+            "hub": None if hub is None else PREFIXES.get(hub, hub),
             "kind": kind,
             "files": names,
             "revision": revision,
@@ -152,8 +169,10 @@ def _which(
     patterns: list[str],
 ) -> tuple[str, list[str], str]:
     """The repository, the files and the kind; with --model and --dataset all words are files."""
-    if repo_type not in ("model", "dataset"):
-        raise UsageError(f"--repo-type: {repo_type!r} is neither model nor dataset")
+    from modelhaul.core.repo import Kind
+
+    if repo_type not in get_args(Kind):
+        raise UsageError(f"--repo-type: {repo_type!r} is none of {', '.join(get_args(Kind))}")
     if model is not None and dataset is not None:
         raise UsageError("--model and --dataset at once: give one of them")
     names = list(files or ())
@@ -207,6 +226,7 @@ def _plan_fields(plan: Plan) -> dict[str, Any]:
                 "fetch": file.fetch,
                 "reuse": file.reuse,
                 "sha256": file.file.sha256,
+                "git_sha1": file.file.git_sha1,
                 "reason": file.reason or None,
                 "unsafe": file.unsafe,
             }

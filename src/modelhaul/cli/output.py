@@ -199,6 +199,8 @@ def summary(event: events.Finished) -> str:
     # Of less than a tenth of a second, which is shown as one, a rate would look wrong.
     speed = f" ({size_text(event.fetched / event.seconds)}/s)" if event.seconds >= 0.1 else ""
     proof = "every file has its SHA-256" if event.verified else "no SHA-256 was stated to check"
+    if event.verified and event.by_git_name:
+        proof += " or git name"
     if not event.fetched:
         return f"{size_text(event.size)} here already, nothing fetched; {proof}"
     return (

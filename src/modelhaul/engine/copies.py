@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 
+from modelhaul.core.digests import Digests
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import Order, Task
 from modelhaul.errors import HaulError, IntegrityError
 from modelhaul.events import FileProgress, Note
 from modelhaul.store import osfile
 from modelhaul.store.claim import part_name
-from modelhaul.store.hashing import STEP
+from modelhaul.store.hashing import STEP, ContentHash
 from modelhaul.store.index import Entry, Known
 from modelhaul.store.osfile import storage_errors
 from modelhaul.store.sink import PartFile, open_private
@@ -33,6 +33,7 @@ class CopyFile(Task):
         super().__init__(order, None)
         self.context = context
         self._done = 0
+        self._digests: Digests | None = None  # once it is copied
 
     def progress(self) -> FileProgress:
         file = self.order.file
@@ -63,7 +64,12 @@ class CopyFile(Task):
                 self.fail(error)
             return
         self.tally.reused = self._done
-        self.succeed("copied", size=self._done, digest=self.order.file.sha256)
+        self.succeed("copied", size=self._done, digest=self._copied.sha256)
+
+    @property
+    def _copied(self) -> Digests:
+        assert self._digests is not None
+        return self._digests
 
     def _copy(self, source: Path) -> PartFile:
         """In a thread: read, hash, write; then a barrier. Without the lock: it may wait long."""
@@ -77,7 +83,8 @@ class CopyFile(Task):
         locks = self.context.locks and self.context.burst is None
         part = open_private(placement.state, stem, locks=locks, token=token)
         try:
-            if self._fill(part, source) != file.sha256:
+            self._digests = self._fill(part, source)
+            if not self._digests.matches(file):
                 raise Unusable(
                     f"{file.path}: {source}, which should hold the same bytes, has changed",
                     hint="run again with --force to check every file",
@@ -91,13 +98,9 @@ class CopyFile(Task):
             raise
         return part
 
-    def _fill(self, part: PartFile, source: Path) -> str:
-        """In a thread: bring the bytes over, without writing them where blocks can be shared.
-
-        Returns:
-            Their SHA-256 in hex.
-        """
-        sha256 = hashlib.sha256()
+    def _fill(self, part: PartFile, source: Path) -> Digests:
+        """In a thread: bring the bytes over, without writing them where blocks can be shared."""
+        content = ContentHash(self.order.file)
         buffer = memoryview(bytearray(STEP))
         with _usable(source):
             fd = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -112,8 +115,8 @@ class CopyFile(Task):
                         else osfile.read_into(fd, buffer, self._done)
                     )
                 if not count:
-                    return sha256.hexdigest()
-                sha256.update(buffer[:count])
+                    return content.digests()
+                content.update(buffer[:count])
                 if not shared:
                     part.write_at(buffer[:count], self._done)
                 self._done += count
@@ -127,7 +130,7 @@ class CopyFile(Task):
         stamp = part.rename(placement.final, replaces=placement.replaces)
         with storage_errors(f"syncing {placement.final.parent}"):
             osfile.sync_folder(placement.final.parent)
-        known = Known(self.order.file.sha256, None, ours=True)
+        known = Known.of(self._copied, ours=True)
         self.context.index.remember([Entry(placement.final, stamp, known)])
 
 

@@ -59,7 +59,7 @@ class LargeFile(Task):
         self._have = SpanSet()
         self._prefix = 0  # bytes at the beginning that an earlier run left
         self._most = 0  # bytes recorded at the best moment: only more than that is progress
-        self._hasher = Hasher(context, frontier=self._frontier, advanced=self._hashed)
+        self._hasher = Hasher(context, order.file, frontier=self._frontier, advanced=self._hashed)
         self._writer = PieceWriter(
             context, received=self._received, written=self._wrote, keep=self._hasher.keep
         )
@@ -294,15 +294,14 @@ class LargeFile(Task):
                 raise self._aborted
             await self._wake_prover.wait()
             self._wake_prover.clear()
-        expected = self.order.file.sha256
-        if expected is None or self._hasher.hexdigest() == expected:
+        if self._hasher.digests().admits(self.order.file):
             self.tally.proven = anyio.current_time()
             self._change(Change.PROVEN)
             return True
-        await self._repair(expected)
+        await self._repair()
         return False
 
-    async def _repair(self, expected: str) -> None:
+    async def _repair(self) -> None:
         """Mark for fetching what is wrong: what the disk damaged, else everything, once.
 
         Raises:
@@ -320,9 +319,9 @@ class LargeFile(Task):
         else:
             await self.context.threads.write(self._claimed.discard)
             origins = ", ".join(self.tally.sources) or "the part on disk"
+            wrong_how = self._hasher.digests().difference(self.order.file)
             raise IntegrityError(
-                f"{self.order.file.path}: SHA-256 is {self._hasher.hexdigest()},"
-                f" should be {expected} (fetched twice, from {origins})",
+                f"{self.order.file.path}: {wrong_how} (fetched twice, from {origins})",
                 hint="source and listing disagree; nothing was left under its name",
             )
         self._change(Change.DISPROVEN)
@@ -383,12 +382,12 @@ class LargeFile(Task):
     async def _publish(self) -> None:
         """Barrier, rename, folder sync; then the journal goes and the memory learns of it."""
         claimed, placement, file = self._claimed, self.order.placement, self.order.file
-        digest = self._hasher.hexdigest()
-        validator = file.validator if file.sha256 is None else None
+        digests = self._hasher.digests()
+        validator = file.validator if file.content is None else None
 
         def publish() -> None:
             stamp = claimed.part.publish(placement.final, replaces=placement.replaces)
-            known = Known(digest, validator, ours=True)
+            known = Known.of(digests, validator=validator, ours=True)
             # Before the journal goes: after a kill in between, the journal still tells whose the
             # file is.
             self.context.index.remember([Entry(placement.final, stamp, known)])
@@ -401,7 +400,7 @@ class LargeFile(Task):
                 raise
             await self.context.threads.write(claimed.discard)
         self._change(Change.PUBLISHED)
-        self.succeed("fetched", size=self._size, digest=digest)
+        self.succeed("fetched", size=self._size, digest=digests.sha256)
 
     # -- the end -------------------------------------------------------------------------------
 

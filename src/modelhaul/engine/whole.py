@@ -6,13 +6,13 @@ durable at once: every part synced, only then every part renamed, then one sync 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 
+from modelhaul.core.digests import Digests
 from modelhaul.core.scheduler import Job, Lease
 from modelhaul.engine.buffers import Block
 from modelhaul.engine.burst import Burst
@@ -32,7 +32,7 @@ from modelhaul.events import FileProgress
 from modelhaul.net.transport import Answer
 from modelhaul.store import osfile
 from modelhaul.store.claim import part_name
-from modelhaul.store.hashing import hash_file
+from modelhaul.store.hashing import ContentHash, hash_file
 from modelhaul.store.index import Entry, Known
 from modelhaul.store.osfile import Stamp, storage_errors
 from modelhaul.store.sink import PartFile, open_private
@@ -107,7 +107,7 @@ class WholeReceiver(LeaseReceiver):
                 f"{self._file.order.file.path}: {self._lease.position} bytes came of {size}"
             )
         if self._lease.stop == UNBOUNDED:
-            if not answer.framed and self._file.order.file.sha256 is None:
+            if not answer.framed and self._file.order.file.content is None:
                 raise ProtocolError(
                     f"{self._file.order.file.path}: the server states no length, so nobody can"
                     " tell whether the whole file arrived",
@@ -132,12 +132,12 @@ class WholeFile(Task):
         self.context = context
         self._batch = batch
         self._part: PartFile | None = None
-        self._sha256 = hashlib.sha256()
+        self._hash = ContentHash(order.file)
         self._written = 0
         self._refetches = 0
 
     def receiver(self, lease: Lease) -> LeaseReceiver:
-        self._sha256 = hashlib.sha256()
+        self._hash = ContentHash(self.order.file)
         self._written = 0
         return WholeReceiver(self, lease)
 
@@ -166,7 +166,7 @@ class WholeFile(Task):
             self._restart()
         assert self._part is not None
         self._part.write_at(data, self._written)
-        self._sha256.update(data)
+        self._hash.update(data)
         self._written += len(data)
 
     def _restart(self) -> None:
@@ -193,8 +193,8 @@ class WholeFile(Task):
         """
         if self._written == 0:
             await self.context.threads.write(self._restart)
-        file, digest = self.order.file, self._sha256.hexdigest()
-        if file.sha256 is not None and digest != file.sha256:
+        file, digests = self.order.file, self._hash.digests()
+        if not digests.admits(file):
             if self._written and self._refetches < _MOST_REFETCHES:
                 self._refetches += 1
                 assert self.job is not None
@@ -202,8 +202,7 @@ class WholeFile(Task):
                 return
             origins = f" (fetched twice, from {', '.join(self.tally.sources)})"
             raise IntegrityError(
-                f"{file.path}: SHA-256 is {digest}, should be {file.sha256}"
-                f"{origins if self._written else ''}",
+                f"{file.path}: {digests.difference(file)}{origins if self._written else ''}",
                 hint="source and listing disagree; nothing was left under its name",
             )
         self.tally.proven = anyio.current_time()
@@ -213,7 +212,7 @@ class WholeFile(Task):
         self.context.recorded(max(self._written, 64 * 1024))
         # From here on the batch counts them.
         size, self._written = self._written, 0
-        await self._batch.add(Ready(self, part, digest, size))
+        await self._batch.add(Ready(self, part, digests, size))
 
     def discard(self) -> None:
         """In a thread: remove the part of a file that is given up or interrupted."""
@@ -230,7 +229,7 @@ class Ready:
 
     file: WholeFile
     part: PartFile
-    digest: str
+    digests: Digests
     size: int
     error: HaulError | None = None
     kept: bool = False
@@ -329,9 +328,9 @@ class Batch:
             if ready.error is not None:
                 ready.file.fail(ready.error)
             elif ready.kept:
-                ready.file.succeed("kept", size=ready.size, digest=ready.digest)
+                ready.file.succeed("kept", size=ready.size, digest=ready.digests.sha256)
             elif ready in stamps:
-                ready.file.succeed("fetched", size=ready.size, digest=ready.digest)
+                ready.file.succeed("fetched", size=ready.size, digest=ready.digests.sha256)
 
     def _rename(self, batch: list[Ready]) -> dict[Ready, Stamp]:
         """In a thread: rename all that are synced, then sync each folder once, then remember."""
@@ -396,7 +395,7 @@ def _rename_one(ready: Ready) -> Stamp | None:
 
 def _is_same(final: Path, ready: Ready) -> bool:
     try:
-        return hash_file(final)[0] == ready.digest
+        return hash_file(final)[0].sha256 == ready.digests.sha256
     except StorageError:
         return False  # what stands there cannot be read: it is not ours to say what it is
 
@@ -408,4 +407,5 @@ def _discard(ready: Ready) -> None:
 
 def _known(ready: Ready) -> Known:
     file = ready.file.order.file
-    return Known(ready.digest, file.validator if file.sha256 is None else None, ours=True)
+    validator = file.validator if file.content is None else None
+    return Known.of(ready.digests, validator=validator, ours=True)

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from modelhaul.core.digests import Digests
+from modelhaul.core.repo import RemoteFile
 from modelhaul.store.osfile import Stamp
 
 T = TypeVar("T")
@@ -33,7 +35,8 @@ CREATE TABLE IF NOT EXISTS files (
     recorded_ns INTEGER NOT NULL,
     sha256 TEXT,
     validator TEXT,
-    ours INTEGER NOT NULL
+    ours INTEGER NOT NULL,
+    git_sha1 TEXT
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_digest ON files (sha256, size);
 """
@@ -55,11 +58,24 @@ class Known:
         sha256: its digest, None if it was never computed.
         validator: the entity tag it was published with, where no digest was stated.
         ours: we put this content there.
+        git_sha1: its name as a git blob, None if it was never computed.
     """
 
     sha256: str | None
     validator: str | None
     ours: bool
+    git_sha1: str | None = None
+
+    @classmethod
+    def of(cls, digests: Digests, *, validator: str | None = None, ours: bool) -> Known:
+        """What is known of content that has just been hashed."""
+        return cls(digests.sha256, validator, ours, digests.git_sha1)
+
+    def matches(self, file: RemoteFile) -> bool | None:
+        """Whether this is the content of `file`; None if the digest in question is not known."""
+        if self.sha256 is None:
+            return None
+        return Digests(self.sha256, self.git_sha1).matches(file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +129,7 @@ class ProvenIndex:
         def find(database: sqlite3.Connection) -> tuple[Any, ...] | None:
             row: tuple[Any, ...] | None = database.execute(
                 "SELECT device, inode, size, mtime_ns, ctime_ns, recorded_ns, sha256, validator,"
-                " ours FROM files WHERE path = ?",
+                " ours, git_sha1 FROM files WHERE path = ?",
                 (os.fsencode(path),),
             ).fetchone()
             return row
@@ -123,7 +139,7 @@ class ProvenIndex:
             return None
         if row[5] - stamp.ctime_ns < grain_ns(stamp):
             return None
-        return Known(row[6], row[7], bool(row[8]))
+        return Known(row[6], row[7], bool(row[8]), row[9])
 
     def find(self, digests: Iterable[str]) -> dict[str, list[Path]]:
         """Where files with these digests stood when they were recorded, newest record first.
@@ -158,7 +174,7 @@ class ProvenIndex:
         def insert(database: sqlite3.Connection) -> None:
             with database:
                 database.executemany(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     [
                         (
                             os.fsencode(row.path),
@@ -167,6 +183,7 @@ class ProvenIndex:
                             row.known.sha256,
                             row.known.validator,
                             row.known.ours,
+                            row.known.git_sha1,
                         )
                         for row in rows
                     ],

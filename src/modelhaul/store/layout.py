@@ -31,6 +31,8 @@ class Layout(Protocol):
         shown: the path that reports and stdout name.
         state: the folder for parts, journals and locks; may not exist.
         owned: the files belong to the tools, so other content is replaced, not refused.
+        mutable: other content comes under the same names when the revision moves on: an update is
+            published all at once, and files that are gone upstream are named.
         reserved: names at the top (lower case) that no repository file may have.
     """
 
@@ -42,6 +44,8 @@ class Layout(Protocol):
     def state(self) -> Path: ...
     @property
     def owned(self) -> bool: ...
+    @property
+    def mutable(self) -> bool: ...
     @property
     def reserved(self) -> Collection[str]: ...
 
@@ -57,6 +61,10 @@ class Layout(Protocol):
         """Called when these files stand in their places."""
         ...
 
+    def finish(self) -> None:
+        """Called last, and only if everything that was wanted stands in its place."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LocalFolder:
@@ -65,6 +73,7 @@ class LocalFolder:
     root: Path
     shown: Path
     owned: bool = False
+    mutable: bool = False
     reserved: Collection[str] = ()
 
     @classmethod
@@ -86,6 +95,9 @@ class LocalFolder:
     def after(self, files: Iterable[RemoteFile]) -> None:
         """A plain tree keeps no books."""
 
+    def finish(self) -> None:
+        """A plain tree keeps no books."""
+
 
 @dataclass(frozen=True, slots=True)
 class SingleFile:
@@ -95,6 +107,7 @@ class SingleFile:
     shown: Path
     name: str
     owned: bool = False
+    mutable: bool = False
     reserved: Collection[str] = ()
 
     @classmethod
@@ -116,6 +129,9 @@ class SingleFile:
     def after(self, files: Iterable[RemoteFile]) -> None:
         """A single file keeps no books."""
 
+    def finish(self) -> None:
+        """A single file keeps no books."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelScopeCache:
@@ -128,6 +144,7 @@ class ModelScopeCache:
     root: Path
     shown: Path
     owned: bool = True
+    mutable: bool = True
     reserved: Collection[str] = ()
 
     @classmethod
@@ -150,6 +167,9 @@ class ModelScopeCache:
     def after(self, files: Iterable[RemoteFile]) -> None:
         """This layout keeps no books."""
 
+    def finish(self) -> None:
+        """This layout keeps no books."""
+
 
 @dataclass(frozen=True, slots=True)
 class LegacyCache:
@@ -165,6 +185,7 @@ class LegacyCache:
     root: Path
     shown: Path
     owned: bool = True
+    mutable: bool = True
     # A repository file of that name would be unpickled by the old client.
     reserved: Collection[str] = (".msc", ".mdl", ".mv")
 
@@ -191,6 +212,9 @@ class LegacyCache:
         rows += [{"Path": path, "Revision": revision} for path, revision in known.items()]
         if sorted(map(str, rows)) != sorted(map(str, before)):
             self._write(rows)
+
+    def finish(self) -> None:
+        """The book is right already."""
 
     def _read(self) -> list[dict[str, str]]:
         try:

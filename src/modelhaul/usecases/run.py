@@ -48,7 +48,7 @@ from modelhaul.net.transport import Transport
 from modelhaul.report import FileResult, Incomplete, Report
 from modelhaul.settings import Settings
 from modelhaul.store import claim, mounts, osfile, presence
-from modelhaul.store.index import ProvenIndex
+from modelhaul.store.index import Known, ProvenIndex
 from modelhaul.store.layout import Layout
 from modelhaul.store.marker import Marker
 from modelhaul.store.presence import Sight
@@ -152,12 +152,14 @@ class Prepared:
 
     Attributes:
         sights: what was seen at the final names; of unsafe names nothing.
+        shared: files that stand in the place of another file of the run, and the path of that.
         memory: tells if the memory of proven files fails this run.
     """
 
     job: Job
     plan: Plan
     sights: Mapping[str, Sight]
+    shared: Mapping[str, str]
     memory: _Memory
 
 
@@ -169,9 +171,12 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
     """
     memory = _Memory(resources.index)
     unsafe = await _unsafe(resources, job)
-    wanted = [file for file in job.files if file.path not in unsafe]
+    safe = [file for file in job.files if file.path not in unsafe]
+    shared = _shared(job.layout, safe)
+    wanted = [file for file in safe if file.path not in shared]
     sights = await _look(resources, job, wanted)
-    same = await _prove(resources, job, wanted, sights, emit)
+    sights |= await _prove(resources, job, wanted, sights, emit)
+    sights |= {path: sights[first] for path, first in shared.items()}
     recorded = await resources.threads.write(_recorded, job.layout, wanted)
     plans: list[FilePlan] = []
     for file in job.files:
@@ -184,15 +189,18 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
         if parts or sight.found is not Found.NOTHING:
             seen = Presence(
                 found=sight.found,
-                same=file.path in same,
+                same=sight.verdict is True,
                 ours=sight.known is not None and sight.known.ours,
                 recorded=parts,
             )
-        plans.append(decide(file, seen, owned=job.layout.owned, force=job.force))
-    plan = Plan(tuple(share(plans)))
-    emit(Planned(files=len(job.files), fetch=plan.fetch, reuse=plan.reuse, copy=plan.copy))
+        plan = decide(file, seen, owned=job.layout.owned, force=job.force)
+        if plan.action is Action.FETCH and file.path in shared:
+            plan = FilePlan(file=file, action=Action.SHARE)
+        plans.append(plan)
+    whole = Plan(tuple(share(plans)))
+    emit(Planned(files=len(job.files), fetch=whole.fetch, reuse=whole.reuse, copy=whole.copy))
     memory.tell(emit)
-    return Prepared(job, plan, sights, memory)
+    return Prepared(job, whole, sights, shared, memory)
 
 
 async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
@@ -210,7 +218,7 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
     await _check_room(resources, prepared)
     state, locks = await resources.threads.write(_state_of, layout)
     orders = _orders(prepared, state)
-    burst = layout.owned and prepared.plan.replaces
+    burst = layout.mutable and prepared.plan.replaces
     update = _Update(job, Marker.of(state, layout.root), [order.file.path for order in orders])
     await resources.threads.write(update.look, emit)
 
@@ -236,19 +244,26 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
         if plan.unsafe:
             error = _unsafe_name(plan)
             results[plan.file.path] = _failed(plan.file.path, error)
-            emit(FileFailed(path=plan.file.path, message=error.message, hint=error.hint))
+            emit(_failed_event(plan.file.path, error))
         elif plan.action is Action.KEEP:
             results[plan.file.path] = kept = _kept(prepared, plan)
             engine.meter.keep(kept.size)
             emit(done_event(kept))
+        elif plan.action is Action.SHARE:
+            engine.meter.keep(plan.file.size or 0)
     if orders:
         changing = [order.file.path for order in orders]
         await resources.threads.write(layout.before, changing)
     results |= {result.path: result for result in await engine.run(orders)}
+    for path in (plan.file.path for plan in prepared.plan if plan.action is Action.SHARE):
+        results[path] = result = _of_the_same(results[prepared.shared[path]], path)
+        emit(done_event(result) if result.error is None else _failed_event(path, result.error))
     in_place = [file for file in job.files if results[file.path].error is None]
     if orders or in_place:
         await resources.threads.write(layout.after, in_place)
     complete = len(in_place) == len(job.files)
+    if complete:
+        await resources.threads.write(layout.finish)
     await resources.threads.write(update.settle, in_place, emit)
     await resources.threads.write(_tidy, state, locks, emit)
     prepared.memory.tell(emit)
@@ -273,6 +288,7 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
             connections=report.connections,
             seconds=report.seconds,
             verified=report.verified,
+            by_git_name=sum(file.named_by_git for file in job.files),
         )
     )
     return report
@@ -344,6 +360,10 @@ def _options(settings: Settings, *, burst: bool) -> Options:
     )
 
 
+def _failed_event(path: str, error: HaulError) -> FileFailed:
+    return FileFailed(path=path, message=error.message, hint=error.hint)
+
+
 # -- looking -----------------------------------------------------------------------------------
 
 
@@ -365,6 +385,17 @@ async def _unsafe(resources: Resources, job: Job) -> dict[str, str]:
     return refused | clashes
 
 
+def _shared(layout: Layout, files: Iterable[RemoteFile]) -> dict[str, str]:
+    """Files that stand in the place of another one before them, and the path of that."""
+    first: dict[Path, str] = {}
+    shared = {}
+    for file in files:
+        holder = first.setdefault(layout.final(file.path), file.path)
+        if holder != file.path:
+            shared[file.path] = holder
+    return shared
+
+
 def _folds_names(layout: Layout) -> bool:
     return osfile.folds_names(osfile.nearest_existing(layout.root))
 
@@ -382,18 +413,18 @@ async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> 
     # By folder, since a new target has none of them and a listing may be long. Only that a folder
     # is missing is remembered, not what one holds: the file system may find a name by another
     # spelling than the one that it lists.
-    missing: dict[str, bool] = {}
+    missing: dict[Path, bool] = {}
 
     def look(some: Sequence[RemoteFile]) -> None:
         for file in some:
-            folder = file.path.rpartition("/")[0]
+            final = job.layout.final(file.path)
+            folder = final.parent
             if missing.get(folder):
                 sights[file.path] = presence.NOTHING
                 continue
-            final = job.layout.final(file.path)
             sight = presence.look(final, file, resources.index, trust=not job.force)
             if sight.found is Found.NOTHING and folder not in missing:
-                missing[folder] = presence.is_missing(final.parent)
+                missing[folder] = presence.is_missing(folder)
             if sight.verdict is False and not job.force and _was_published(job, file, sight):
                 sight = replace(sight, verdict=True)
             sights[file.path] = sight
@@ -409,12 +440,12 @@ async def _prove(
     files: Sequence[RemoteFile],
     sights: Mapping[str, Sight],
     emit: Emitter,
-) -> set[str]:
-    """Paths that hold the wanted content; what only hashing can tell is hashed."""
-    same = {file.path for file in files if sights[file.path].verdict is True}
+) -> dict[str, Sight]:
+    """Hash what only hashing can tell; what was seen of those that hold the wanted content."""
+    proven: dict[str, Sight] = {}
     doubtful = [file for file in files if sights[file.path].verdict is None]
     if not doubtful:
-        return same
+        return proven
     total = sum(file.size or 0 for file in doubtful)
     emit(Checking(files=len(doubtful), size=total))
     hashed = 0
@@ -427,11 +458,11 @@ async def _prove(
     async def prove(file: RemoteFile) -> None:
         final = job.layout.final(file.path)
 
-        def call() -> bool:
+        def call() -> Known | None:
             return presence.prove(final, file, resources.index, check=check)
 
-        if await resources.threads.hash(call):
-            same.add(file.path)
+        if (known := await resources.threads.hash(call)) is not None:
+            proven[file.path] = replace(sights[file.path], known=known, verdict=True)
 
     async def show() -> None:
         while True:
@@ -454,7 +485,7 @@ async def _prove(
             beat.cancel_scope.cancel()
     except BaseExceptionGroup as failed:
         raise single_error(failed) from failed
-    return same
+    return proven
 
 
 def _was_published(job: Job, file: RemoteFile, sight: Sight) -> bool:
@@ -462,7 +493,7 @@ def _was_published(job: Job, file: RemoteFile, sight: Sight) -> bool:
 
     Only asked where no digest can tell: the journal that was left behind does.
     """
-    if file.sha256 is not None or file.identity is None or file.size is None:
+    if file.content is not None or file.identity is None or file.size is None:
         return False
     if sight.stamp is None or sight.stamp.size != file.size:
         return False
@@ -491,7 +522,7 @@ async def _is_there(resources: Resources, order: Order) -> bool:
         sight = presence.look(order.placement.final, order.file, resources.index, trust=True)
         if sight.verdict is not None:
             return sight.verdict
-        return presence.prove(order.placement.final, order.file, resources.index)
+        return presence.prove(order.placement.final, order.file, resources.index) is not None
 
     return await resources.threads.hash(call)
 
@@ -552,16 +583,16 @@ def _state_of(layout: Layout) -> tuple[Path, bool]:
 def _orders(prepared: Prepared, state: Path) -> list[Order]:
     job, layout = prepared.job, prepared.job.layout
     kept = {
-        plan.file.sha256: layout.final(plan.file.path)
+        plan.file.content: layout.final(plan.file.path)
         for plan in prepared.plan
-        if plan.action is Action.KEEP and plan.file.sha256 is not None
+        if plan.action is Action.KEEP and plan.file.content is not None
     }
     twins: dict[str | None, tuple[Source, ...]] = {}
     for plan in prepared.plan:
-        if plan.action is Action.COPY:
+        if plan.action in (Action.COPY, Action.SHARE):
             # Where the copy could be had is one more place for the file that it is a copy of.
             more = tuple(replace(source, fallback=True) for source in job.sources(plan.file))
-            twins[plan.file.sha256] = twins.get(plan.file.sha256, ()) + more
+            twins[plan.file.content] = twins.get(plan.file.content, ()) + more
     orders = []
     for plan in prepared.plan:
         if plan.action not in (Action.FETCH, Action.COPY):
@@ -575,14 +606,14 @@ def _orders(prepared: Prepared, state: Path) -> list[Order]:
             replaces=prepared.sights[plan.file.path].stamp,
         )
         fetch = plan.action is Action.FETCH
-        digest = plan.file.sha256
+        content = plan.file.content
         orders.append(
             Order(
                 plan=plan,
                 placement=placement,
-                sources=job.sources(plan.file) + twins.get(digest, ()) if fetch else (),
+                sources=job.sources(plan.file) + twins.get(content, ()) if fetch else (),
                 label=f"{job.name}: {plan.file.path}" if plan.file.path != job.name else job.name,
-                copy_from=None if fetch or digest is None else kept.get(digest),
+                copy_from=None if fetch or content is None else kept.get(content),
             )
         )
     return orders
@@ -600,8 +631,24 @@ def _kept(prepared: Prepared, plan: FilePlan) -> FileResult:
         how="kept",
         size=size,
         sha256=file.sha256 or (known.sha256 if known else None),
-        verified=file.sha256 is not None,
+        verified=file.content is not None,
         reused=size,
+    )
+
+
+def _of_the_same(first: FileResult, path: str) -> FileResult:
+    """The result of a file that stands in the place of another one."""
+    if first.error is not None:
+        return _failed(path, HaulError(f"{path}: it has the content of {first.path}, which failed"))
+    return replace(
+        first,
+        path=path,
+        how="copied",
+        fetched=0,
+        hedged=0,
+        reused=first.size,
+        proof_seconds=None,
+        sources=(),
     )
 
 
