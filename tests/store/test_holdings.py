@@ -38,7 +38,7 @@ def remember(index: ProvenIndex, path: Path, digest: str = DIGEST) -> None:
 
 
 def found(holdings: Holdings, file: RemoteFile = WANTED) -> Held | None:
-    return holdings.find([file]).get(DIGEST)
+    return holdings.find([file]).get(file.content or "")
 
 
 def test_what_was_proven_anywhere_is_found(tmp_path: Path, index: ProvenIndex) -> None:
@@ -58,6 +58,20 @@ def test_what_was_proven_and_has_changed_since_is_not(tmp_path: Path, index: Pro
     gone.unlink()
 
     assert found(Holdings(index)) is None
+
+
+def test_what_git_names_is_found_by_that_name(tmp_path: Path, index: ProvenIndex) -> None:
+    """Proven anywhere, or in a store of blobs; the Hub states nothing else of a small file."""
+    name = hashlib.sha1(b"blob %d\0" % len(DATA) + DATA).hexdigest()
+    file = RemoteFile("config.json", len(DATA), git_sha1=name)
+    blob = put(tmp_path / "blobs" / name)
+
+    assert found(Holdings(index, blobs=[tmp_path / "blobs"]), file) == Held(blob, sure=True)
+
+    proven = put(tmp_path / "proven")
+    known = Known(DIGEST, None, ours=True, git_sha1=name)
+    index.remember([Entry(proven, Stamp.of(proven.lstat()), known)])
+    assert found(Holdings(index), file) == Held(proven, sure=True)
 
 
 def test_a_blob_is_found_by_its_name(tmp_path: Path, index: ProvenIndex) -> None:
@@ -133,4 +147,4 @@ def test_thousands_of_digests_are_found_at_once(tmp_path: Path, index: ProvenInd
     remember(index, path)
     files = [RemoteFile(f"f{n}", 5, sha256=f"{n:064x}") for n in range(2500)]
 
-    assert Holdings(index).find([*files, WANTED]) == {DIGEST: Held(path, sure=True)}
+    assert Holdings(index).find([*files, WANTED]) == {WANTED.content: Held(path, sure=True)}

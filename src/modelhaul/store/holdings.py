@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelhaul.core.repo import RemoteFile, sha256_or_none
+from modelhaul.core.repo import RemoteFile
 from modelhaul.store.index import ProvenIndex
 from modelhaul.store.osfile import Stamp
 
@@ -37,7 +37,7 @@ class Holdings:
 
     Args:
         index: the memory of proven files.
-        blobs: folders whose files are named by their SHA-256.
+        blobs: folders whose files are named by their SHA-256 or their git name.
         snapshots: folders that hold the repository in this or another state.
     """
 
@@ -53,23 +53,21 @@ class Holdings:
         self._snapshots = snapshots
 
     def find(self, files: Iterable[RemoteFile]) -> dict[str, Held]:
-        """The best place of each file's content, by digest.
+        """The best place of each file's content, by `RemoteFile.content`.
 
         A file without a digest, or without bytes, is not looked for.
         """
-        wanted = {file.sha256: file for file in files if file.sha256 is not None and file.size}
+        wanted = {file.content: file for file in files if file.content is not None and file.size}
+        remembered = self._index.find(map(_digest, wanted.values()))
         found: dict[str, Held] = {}
-        for digest, paths in self._index.find(wanted).items():
-            held = self._remembered(wanted[digest], paths)
+        named: Mapping[str, Sequence[Path]] | None = None
+        for content, file in wanted.items():
+            held = self._remembered(file, remembered.get(_digest(file), ()))
+            if held is None:
+                named = self._named() if named is None else named
+                held = _first(file, named.get(_digest(file), ())) or self._beside(file)
             if held is not None:
-                found[digest] = held
-        named = self._named() if len(found) < len(wanted) else {}
-        for digest, file in wanted.items():
-            if digest in found:
-                continue
-            held = self._named_one(file, named.get(digest, ())) or self._beside(file)
-            if held is not None:
-                found[digest] = held
+                found[content] = held
         return found
 
     def _remembered(self, file: RemoteFile, paths: Iterable[Path]) -> Held | None:
@@ -78,7 +76,7 @@ class Holdings:
             if stamp is None or stamp.size != file.size:
                 continue
             known = self._index.lookup(path, stamp)
-            if known is not None and known.sha256 == file.sha256:
+            if known is not None and known.matches(file):
                 return Held(path, sure=True)
         return None
 
@@ -91,17 +89,8 @@ class Holdings:
             except OSError:
                 continue  # not there, or not ours to read: nothing is held there
             for name in names:
-                if sha256_or_none(name) == name:
-                    found.setdefault(name, []).append(folder / name)
+                found.setdefault(name, []).append(folder / name)
         return found
-
-    def _named_one(self, file: RemoteFile, paths: Iterable[Path]) -> Held | None:
-        for path in paths:
-            real = _real(path)
-            stamp = None if real is None else _stamp(real)
-            if real is not None and stamp is not None and stamp.size == file.size:
-                return Held(real, sure=True)
-        return None
 
     def _beside(self, file: RemoteFile) -> Held | None:
         for folder in self._snapshots:
@@ -110,11 +99,25 @@ class Holdings:
             if real is None or stamp is None or stamp.size != file.size:
                 continue
             known = self._index.lookup(real, stamp)
-            if known is None or known.sha256 is None:
-                return Held(real, sure=False)
-            if known.sha256 == file.sha256:
-                return Held(real, sure=True)
+            same = None if known is None else known.matches(file)
+            if same is not False:
+                return Held(real, sure=same is True)
         return None
+
+
+def _digest(file: RemoteFile) -> str:
+    """What a store of blobs calls the content."""
+    return (file.git_sha1 if file.named_by_git else file.sha256) or ""
+
+
+def _first(file: RemoteFile, paths: Iterable[Path]) -> Held | None:
+    """The first of these that is a file of the right size."""
+    for path in paths:
+        real = _real(path)
+        stamp = None if real is None else _stamp(real)
+        if real is not None and stamp is not None and stamp.size == file.size:
+            return Held(real, sure=True)
+    return None
 
 
 def _real(path: Path) -> Path | None:

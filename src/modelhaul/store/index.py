@@ -38,7 +38,8 @@ CREATE TABLE IF NOT EXISTS files (
     ours INTEGER NOT NULL,
     git_sha1 TEXT
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_digest ON files (sha256, size);
+CREATE INDEX IF NOT EXISTS by_sha256 ON files (sha256);
+CREATE INDEX IF NOT EXISTS by_git_sha1 ON files (git_sha1) WHERE git_sha1 IS NOT NULL;
 """
 # File systems with coarse times (FAT: 2 s) show it by round numbers; the others take theirs from
 # the kernel's tick, at most 10 ms apart.
@@ -145,18 +146,23 @@ class ProvenIndex:
         """Where files with these digests stood when they were recorded, newest record first.
 
         They may have changed or gone since: `lookup` tells.
+
+        Args:
+            digests: SHA-256 or names as git blobs, in hex.
         """
         wanted = json.dumps(list(digests))
 
-        def search(database: sqlite3.Connection) -> list[tuple[str, bytes]]:
+        def search(database: sqlite3.Connection) -> list[tuple[str, bytes, int]]:
             return database.execute(
-                "SELECT sha256, path FROM files WHERE sha256 IN (SELECT value FROM json_each(?))"
-                " ORDER BY recorded_ns DESC",
+                "SELECT sha256, path, recorded_ns FROM files"
+                " WHERE sha256 IN (SELECT value FROM json_each(?1)) UNION ALL"
+                " SELECT git_sha1, path, recorded_ns FROM files"
+                " WHERE git_sha1 IN (SELECT value FROM json_each(?1)) ORDER BY recorded_ns DESC",
                 (wanted,),
             ).fetchall()
 
         found: dict[str, list[Path]] = {}
-        for digest, path in self._use(search) or ():
+        for digest, path, _ in self._use(search) or ():
             found.setdefault(digest, []).append(Path(os.fsdecode(path)))
         return found
 
