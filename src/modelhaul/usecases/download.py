@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelhaul.core.origin import Origin, origin_of
-from modelhaul.core.repo import RemoteFile, RepoRef, Snapshot, Source
+from modelhaul.core.places import Place
+from modelhaul.core.repo import HubName, RemoteFile, RepoRef, Snapshot, Source
 from modelhaul.core.select import select
 from modelhaul.events import Resolved, Waiting
 from modelhaul.hubs.base import Hub
@@ -21,6 +22,7 @@ from modelhaul.settings import DEFAULT_HF_ENDPOINT, Settings, normal_endpoint
 from modelhaul.store.credentials import is_private, read_saved_token, read_token_file
 from modelhaul.store.layout import Layout, LocalFolder, find_cache, strangers
 from modelhaul.store.layout_huggingface import HuggingFaceCache, HuggingFaceFolder
+from modelhaul.usecases.places import more_sources
 from modelhaul.usecases.probe import pin
 from modelhaul.usecases.run import Emitter, Job, Prepared, Resources, execute, prepare
 
@@ -39,6 +41,7 @@ class Wish:
         local_dir: a plain folder; None means the cache.
         cache_dir: instead of the settings' cache.
         endpoint, token: instead of the settings'.
+        places: where else files may come from.
         force: believe no memory, and overwrite files that are not ours.
     """
 
@@ -50,6 +53,7 @@ class Wish:
     cache_dir: Path | None = None
     endpoint: str | None = None
     token: str | None = None
+    places: Sequence[Place] = ()
     force: bool = False
 
 
@@ -62,7 +66,7 @@ async def plan_download(resources: Resources, wish: Wish, emit: Emitter) -> Prep
         StorageError: the disk cannot be read.
     """
     settings, patience = resources.settings, _patience(emit)
-    hub = await _hub(resources, wish, patience, emit)
+    hub = await _hub(resources, patience, emit, wish.ref.hub, wish.endpoint, wish.token)
     snapshot = await hub.resolve(wish.ref)
     files = select(snapshot.files, include=wish.include, exclude=wish.exclude, names=wish.names)
     emit(
@@ -77,11 +81,19 @@ async def plan_download(resources: Resources, wish: Wish, emit: Emitter) -> Prep
     layout = await resources.threads.write(_layout, settings, wish, snapshot)
     await _report_strangers(resources, wish, snapshot, layout, emit)
 
-    def sources(file: RemoteFile) -> tuple[Source, ...]:
+    async def open_hub(name: HubName, endpoint: str | None) -> Hub:
+        return await _hub(resources, patience, emit, name, endpoint, None)
+
+    def here(file: RemoteFile) -> tuple[Source, ...]:
         return hub.sources(snapshot, file)
 
+    elsewhere = await more_sources(wish.places, wish.ref, files, open_hub, emit)
+
+    def sources(file: RemoteFile) -> tuple[Source, ...]:
+        return here(file) + elsewhere(file)
+
     at_once = min(_PROBES_AT_ONCE, settings.connections, settings.host_connections)
-    files = await pin(resources.transport, files, sources, patience, at_once=at_once)
+    files = await pin(resources.transport, files, here, patience, at_once=at_once)
     job = Job(
         name=str(wish.ref),
         revision=wish.ref.revision,
@@ -111,23 +123,33 @@ def _patience(emit: Emitter) -> Patience:
     return Patience(notify=notify, chance=random.random)
 
 
-async def _hub(resources: Resources, wish: Wish, patience: Patience, emit: Emitter) -> Hub:
-    settings, of_hf = resources.settings, wish.ref.hub == "huggingface"
+async def _hub(
+    resources: Resources,
+    patience: Patience,
+    emit: Emitter,
+    name: HubName,
+    endpoint: str | None,
+    token: str | None,
+) -> Hub:
+    """A hub at `endpoint` or at its usual address, with `token` or with the one that is known."""
+    settings, of_hf = resources.settings, name == "huggingface"
     usual = settings.hf_endpoint if of_hf else settings.endpoint
-    endpoint = usual if wish.endpoint is None else normal_endpoint(wish.endpoint)
-    token = await _token(settings, wish, origin_of(endpoint), emit)
+    endpoint = usual if endpoint is None else normal_endpoint(endpoint)
+    if token is None:
+        token = await _known_token(settings, name, origin_of(endpoint), emit)
+    token = (token or "").strip() or None
     api = Api(resources.transport, patience)
     return HuggingFaceHub(endpoint, token, api) if of_hf else ModelScopeHub(endpoint, token, api)
 
 
-async def _token(settings: Settings, wish: Wish, origin: Origin, emit: Emitter) -> str | None:
-    """Argument, else that hub's environment (in the settings), else its saved login, else none."""
-    of_hf = wish.ref.hub == "huggingface"
+async def _known_token(
+    settings: Settings, name: HubName, origin: Origin, emit: Emitter
+) -> str | None:
+    """That of the hub's environment (in the settings), else its saved login, else none."""
+    of_hf = name == "huggingface"
     stated = settings.hf_token if of_hf else settings.token
-    if wish.token is not None:
-        stated = wish.token
     if stated is not None:
-        return stated.strip() or None
+        return stated
     if of_hf:
         saved, note = await _saved_hf_token(settings, origin)
     else:

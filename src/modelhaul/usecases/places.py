@@ -1,0 +1,116 @@
+"""The places that `--source` names, asked what they have."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from modelhaul.core.origin import origin_of
+from modelhaul.core.places import Mirror, Offer, Place, Prefix, SameElsewhere
+from modelhaul.core.repo import HubName, RemoteFile, RepoRef, Snapshot, Source
+from modelhaul.errors import HaulError, NotFound, single_error
+from modelhaul.hubs.base import Hub
+from modelhaul.usecases.run import Emitter
+
+#: Seconds in which a place has to say what it has; the repository itself is there already.
+_MOST_SECONDS = 20.0
+
+#: Opens a hub, at its usual address or at an endpoint, with the token that belongs there.
+OpenHub = Callable[[HubName, str | None], Awaitable[Hub]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A repository at some hub, and what it has."""
+
+    label: str
+    hub: Hub
+    snapshot: Snapshot
+    offer: Offer
+
+    def source(self, file: RemoteFile) -> Source | None:
+        """Where this file can be had there; None if it has it not, or another one."""
+        listed = self.offer.match(file)
+        if listed is None:
+            return None
+        return self.hub.sources(self.snapshot, listed)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """Files behind a URL: nobody says what is there, so digests judge."""
+
+    label: str
+    prefix: Prefix
+
+    def source(self, file: RemoteFile) -> Source | None:
+        """Where this file would be; None if nothing would judge what comes."""
+        if file.content is None:
+            return None
+        url = self.prefix.file_url(file.path)
+        return Source(url, origin_of(url))
+
+
+async def more_sources(
+    places: Sequence[Place],
+    ref: RepoRef,
+    files: Sequence[RemoteFile],
+    open_hub: OpenHub,
+    emit: Emitter,
+) -> Callable[[RemoteFile], tuple[Source, ...]]:
+    """Ask all places at the same time; gives where else a file can be had.
+
+    A place that cannot be asked, or has nothing of it, is named in a note and left out: the
+    repository itself has everything.
+    """
+    found: list[_Listed | _Folder | None] = [None] * len(places)
+
+    async def ask(at: int, place: Place) -> None:
+        found[at] = await _ask(place, ref, open_hub, emit)
+
+    try:
+        async with anyio.create_task_group() as group:
+            for at, place in enumerate(places):
+                group.start_soon(ask, at, place)
+    except BaseExceptionGroup as failed:
+        raise single_error(failed) from failed
+    useful = [one for one in found if one is not None]
+    for one in useful:
+        _tell(one, files, emit)
+
+    def sources(file: RemoteFile) -> tuple[Source, ...]:
+        return tuple(source for place in useful if (source := place.source(file)) is not None)
+
+    return sources
+
+
+async def _ask(
+    place: Place, ref: RepoRef, open_hub: OpenHub, emit: Emitter
+) -> _Listed | _Folder | None:
+    if isinstance(place, Prefix):
+        return _Folder(place.url, place)
+    wanted, endpoint = (ref, place.endpoint) if isinstance(place, Mirror) else (place.ref, None)
+    label = endpoint or str(wanted)
+    try:
+        with anyio.fail_after(_MOST_SECONDS):
+            hub = await open_hub(wanted.hub, endpoint)
+            snapshot = await hub.resolve(wanted)
+    except TimeoutError:
+        emit.note(f"source {label} is not used: it does not answer")
+    except HaulError as error:
+        # On the other hub there is often none of that name, which is no news.
+        if not (isinstance(place, SameElsewhere) and isinstance(error, NotFound)):
+            emit.note(f"source {label} is not used: {error.message}")
+    else:
+        return _Listed(label, hub, snapshot, Offer(snapshot.files))
+    return None
+
+
+def _tell(place: _Listed | _Folder, files: Sequence[RemoteFile], emit: Emitter) -> None:
+    served = sum(place.source(file) is not None for file in files)
+    if not served:
+        emit.note(f"source {place.label} is not used: no file there is known to be the same")
+    elif served < len(files):
+        emit.note(f"source {place.label} has {served} of {len(files)} files")
