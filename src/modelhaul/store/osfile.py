@@ -28,7 +28,7 @@ try:
 except ImportError:  # Windows has no fcntl: no locks there, each process has its own part
     fcntl = None  # type: ignore[assignment]
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "disk quota used up"}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 _NO_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -56,7 +56,7 @@ def storage_error(error: OSError, doing: str) -> HaulError:
     reason = error.strerror or str(error)
     if error.errno in _FULL:
         return DiskFull(
-            f"no space left: {doing}",
+            f"{_FULL[error.errno]}: {doing}",
             hint="make room and run the same command again: it continues where it stopped",
         )
     if error.errno == errno.EFBIG:
