@@ -25,7 +25,6 @@ from modelhaul.engine.pieces import Piece, PieceWriter
 from modelhaul.engine.task import LeaseReceiver, Order, Task
 from modelhaul.errors import HaulError, IntegrityError, Occupied, StorageError, single_error
 from modelhaul.events import FileProgress, FileStarted, Note, Repairing, Waiting
-from modelhaul.store import osfile
 from modelhaul.store.claim import Claim, Wanted, claim, crc_of, read_runs
 from modelhaul.store.hashing import STEP
 from modelhaul.store.index import Entry, Known
@@ -192,10 +191,7 @@ class LargeFile(Task):
         """In a thread: the folders, then the claim."""
         file, placement, context = self.order.file, self.order.placement, self.context
         assert file.identity is not None
-        with osfile.storage_errors(f"making folders for {placement.final}"):
-            osfile.check_parents(placement.root, placement.relative)
-            osfile.make_folders(placement.state)
-            osfile.make_folders(placement.final.parent)
+        placement.make_way()
         wanted = Wanted(
             identity=file.identity,
             size=self._size,
@@ -387,6 +383,7 @@ class LargeFile(Task):
         validator = file.validator if file.sha256 is None else None
 
         def publish() -> None:
+            placement.check_way()
             stamp = claimed.part.publish(placement.final, replaces=placement.replaces)
             known = Known(digest, validator, ours=True)
             # Before the journal goes: after a kill in between, the journal still tells whose the

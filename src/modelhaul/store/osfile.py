@@ -92,6 +92,18 @@ def open_file(path: Path, *, create: bool, exclusive: bool = False, truncate: bo
     return os.open(path, flags, 0o666)
 
 
+def open_content(path: Path) -> int:
+    """Open a regular file, or a link to one, for reading; returns the descriptor.
+
+    Anything else is an error: opening a pipe would wait for a writer, perhaps for ever.
+    """
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return fd
+
+
 def write_all(fd: int, data: memoryview | bytes, offset: int) -> None:
     """Write all of `data` at `offset`; a short write is continued."""
     view = memoryview(data)
@@ -250,6 +262,19 @@ def check_parents(root: Path, relative: str) -> None:
             )
         if not stat.S_ISDIR(mode):
             raise Occupied(f"{relative}: {at} is a file and should be a folder")
+
+
+def refuse_link(folder: Path) -> None:
+    """Refuse a folder of ours that is a link: it would lead out of the target.
+
+    Raises:
+        UnsafeName: it is one.
+    """
+    if folder.is_symlink():
+        raise UnsafeName(
+            f"{folder} is a symbolic link, and it is ours alone",
+            hint="remove the link: unfinished work has to be on the disk of the target",
+        )
 
 
 def nearest_existing(path: Path) -> Path:
