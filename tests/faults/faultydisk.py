@@ -50,6 +50,7 @@ class FaultyDisk:
         failed: calls that were made to fail.
         written: bytes of parts that were written, by the part's name.
         durable: those of them that a good sync has covered.
+        bad: bytes of parts that cannot be read until they are written anew.
     """
 
     def __init__(self, *failing: Failing, most: int | None = None) -> None:
@@ -59,6 +60,7 @@ class FaultyDisk:
         self.failed: list[str] = []
         self.written: dict[str, SpanSet] = {}
         self.durable: dict[str, SpanSet] = {}
+        self.bad = SpanSet()
         self._passed: Counter[Failing] = Counter()
 
     def __getattr__(self, name: str) -> Any:
@@ -87,14 +89,18 @@ class FaultyDisk:
         path = _path(fd)
         self._meet("pwrite", path)
         count = os.pwrite(fd, memoryview(data)[: self.most], offset)
-        if path.endswith(".part") and count:
-            spans = self.written.setdefault(os.path.basename(path), SpanSet())
-            spans.add(Span(offset, offset + count))
+        if path.endswith(".part"):
+            span = Span(offset, offset + count)
+            self.written.setdefault(os.path.basename(path), SpanSet()).add(span)
+            self.bad.remove(span)
         return count
 
     def preadv(self, fd: int, buffers: list[memoryview], offset: int) -> int:
         """Read."""
-        self._meet("preadv", _path(fd))
+        path = _path(fd)
+        self._meet("preadv", path)
+        if path.endswith(".part") and self.bad.overlaps(Span(offset, offset + len(buffers[0]))):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return os.preadv(fd, buffers, offset)
 
     def fdatasync(self, fd: int) -> None:

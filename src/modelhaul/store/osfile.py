@@ -109,6 +109,9 @@ def write_all(fd: int, data: memoryview | bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = _write_some(fd, view, offset)
+        if not written:
+            # No system should do that; but if one does, it may do so for ever.
+            raise OSError(errno.EIO, "nothing was written")
         view = view[written:]
         offset += written
 
