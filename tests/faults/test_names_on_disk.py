@@ -6,17 +6,21 @@ Each case looks at everything around the target afterwards, not only at what it 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from modelhaul import Incomplete, Occupied, UnsafeName
+from modelhaul.store import osfile
 from tests.engine.harness import payload
 from tests.faults.runs import bring, refusal
-from tests.support.network import Asked, Fault
+from tests.support.network import Asked, FakeNetwork, Fault
 from tests.support.site import site
 
 LARGE = payload(3 << 20)
@@ -308,3 +312,221 @@ def test_parts_are_not_put_behind_a_link(folder: Path, data: bytes) -> None:
     assert str(folder / "m" / ".modelhaul") in error.message
     assert network.asked == []
     assert user_files(folder) == before
+
+
+# -- the names of a listing ------------------------------------------------------------------------
+
+ESCAPES = "that file is refused by name and reason, the others come, nothing is outside the target"
+
+#: Path in the listing: what is said of it. Every one may be a large, a small or an empty file.
+HOSTILE = {
+    "../climbs.txt": "climbs out",
+    "../../../climbs.txt": "climbs out",
+    "sub/../../climbs.txt": "climbs out",
+    "sub/..": "climbs out",
+    "./here.txt": "climbs out",
+    "/{outside}/absolute.txt": "absolute",
+    "//absolute.txt": "absolute",
+    "sub//empty-part.txt": "empty part",
+    "ends/": "empty part",
+    "C:\\drive.txt": "backslash",
+    "..\\climbs.txt": "backslash",
+    "sub\\..\\..\\climbs.txt": "backslash",
+    "nul\0byte.txt": "control character",
+    "new\nline.txt": "control character",
+    "escape\x1b[31m.txt": "control character",
+    "c1\x85control.txt": "control character",
+    "del\x7f.txt": "control character",
+    "l" * 256: "longer than 255 bytes",
+    "\u6a21" * 86: "longer than 255 bytes",
+    "deep/" * 801 + "f": "longer than 4000 bytes",
+    ".git/hooks/post-checkout": ".git",
+    "sub/.GIT/config": ".git",
+    ".g\u200cit/config": ".git",
+    "git~1/config": ".git",
+    ".modelhaul/evil.part": ".modelhaul",
+    ".MODELHAUL/evil.part": ".modelhaul",
+}
+
+
+def asked_for(network: FakeNetwork) -> set[str]:
+    """Paths of which bytes were asked for."""
+    return {unquote(one.url.rpartition("FilePath=")[2]) for one in network.asked}
+
+
+def listed(data: bytes, outside: Path) -> dict[str, bytes]:
+    """The hostile listing, and two files that are what they should be."""
+    here = str(outside).lstrip("/")
+    named = {path.replace("{outside}", here): data for path in HOSTILE}
+    return {"fine.txt": b"fine", **named, "sub/fine.bin": LARGE}
+
+
+@pytest.mark.fault("a name in the listing leads out of the target", ESCAPES, number=(96, 100))
+@pytest.mark.parametrize("data", [LARGE[: 2 << 20], SMALL, b""], ids=["large", "small", "empty"])
+@pytest.mark.parametrize("plain", [True, False], ids=["folder", "cache"])
+def test_a_hostile_name_costs_its_own_file_only(folder: Path, data: bytes, plain: bool) -> None:
+    """Each is refused with its reason before a byte of it is asked for."""
+    outside = folder / "outside"
+    outside.mkdir()
+    network = site(listed(data, outside))
+
+    error = refusal(network, folder, plain=plain)
+
+    assert isinstance(error, Incomplete)
+    refused = {result.path: result.error for result in error.report.files if result.error}
+    reasons = [str(refused[path]) for path in listed(data, outside) if path in refused]
+    assert len(reasons) == len(HOSTILE)
+    assert all(why in said for why, said in zip(HOSTILE.values(), reasons, strict=True))
+    assert all(type(one) is UnsafeName for one in refused.values())
+    assert asked_for(network) == {"fine.txt", "sub/fine.bin"}
+    target = Path(error.report.path)
+    files = {path for path, what in user_files(folder).items() if what[0] != stat.S_IFDIR}
+    assert {str(folder / path) for path in files} == {
+        str(target / "fine.txt"), str(target / "sub" / "fine.bin"),
+    }  # fmt: skip
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.fault("a name is longer than this file system holds", ESCAPES, number=98)
+@pytest.mark.parametrize("data", [LARGE, SMALL], ids=["large", "small"])
+@pytest.mark.parametrize("there", [True, False], ids=["folder is there", "folder is new"])
+def test_a_path_that_does_not_fit_behind_the_target_costs_its_own_file_only(
+    folder: Path, data: bytes, there: bool
+) -> None:
+    """Short enough by itself, too long below this target: what came later is not lost for it."""
+    folder = folder / ("t" * 200)
+    above = "/".join(["d" * 200] * 18)
+    long = f"{above}/{'f' * 250}"
+    (folder / "m" / (above if there else "")).mkdir(parents=True)
+    network = site({long: data, "fine.txt": b"fine"})
+
+    error = refusal(network, folder)
+
+    assert isinstance(error, Incomplete)
+    assert isinstance(error.__cause__, UnsafeName)
+    assert "too long for this file system" in error.message
+    assert asked_for(network) == {"fine.txt"}
+    assert (folder / "m" / "fine.txt").read_bytes() == b"fine"
+
+
+#: Names that are odd and nobody's business: they are stored as they are.
+ODD = [
+    "CON", "nul.txt", "aux/com1.bin", "trailing dot.", "trailing space ", " leading space",
+    "-rf", "--force", "~", "$HOME", "`id`", "a&b|c;d", "100%.txt", "%2F", "%2e%2e%2fx", "a+b",
+    "what?.txt", "#1", "a:b", "<>*\"'", "...", ".hidden", ".gitignore", ".gitattributes",
+    "\u6a21\u578b.bin", "\U0001f600", "\u202egpj.exe", "e\u0301 and \u00e9", "n" * 255,
+    "/".join(["x"] * 200),
+]  # fmt: skip
+
+
+@pytest.mark.fault("odd names that are allowed", "stored exactly as they are", number=(96, 98, 99))
+@pytest.mark.parametrize("data", [LARGE[: 2 << 20], SMALL], ids=["large", "small"])
+def test_odd_names_are_kept_to_the_letter(folder: Path, data: bytes) -> None:
+    """What only Windows cannot store is stored here; nothing is quoted twice, nothing guessed."""
+    files = {path: data[:-1] + bytes([at]) for at, path in enumerate(ODD)}
+
+    bring(site(files), folder)
+
+    found = {path.removeprefix("m/"): what[2] for path, what in user_files(folder).items()}
+    assert {path: found.get(path) for path in files} == files
+    assert not (folder / "m" / ".modelhaul").exists()
+
+
+PAIR = "both are refused and named, the others come"
+
+
+@pytest.mark.fault("a path is listed as a file and as a folder", PAIR, number=101)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_path_cannot_be_both_file_and_folder(folder: Path, order: int) -> None:
+    """Whichever comes first in the listing: choosing one would be a guess."""
+    paths = ["a", "a/b.bin", "a/c/d.bin", "fine.txt"][::order]
+
+    error = refusal(site({path: SMALL + path.encode() for path in paths}), folder)
+
+    assert isinstance(error, Incomplete)
+    refused = {result.path for result in error.report.files if result.error}
+    assert refused == {"a", "a/b.bin", "a/c/d.bin"}
+    assert all(type(cause) is UnsafeName for cause in error.report.causes)
+    assert set(user_files(folder)) == {"m", "m/fine.txt"}
+
+
+FOLDED = {
+    "Model.bin": LARGE,
+    "model.bin": LARGE[:-1],
+    "caf\u00e9.txt": SMALL,
+    "cafe\u0301.txt": SMALL + b"2",
+    "Sub/one.txt": SMALL,
+    "sub/two.txt": SMALL + b"2",
+    "stra\u00dfe.txt": b"1",
+    "STRASSE.txt": b"2",
+    "fine.txt": b"fine",
+}
+FOLDING = "both are refused and named where the file system folds names, else both are stored"
+
+
+@pytest.mark.fault("names differ in case or Unicode form only", FOLDING, number=97)
+def test_names_that_differ_in_case_or_form_are_two_files_here(folder: Path) -> None:
+    """Linux takes any bytes: nothing is refused for the sake of other systems."""
+    bring(site(FOLDED), folder)
+
+    found = {path.removeprefix("m/"): what[2] for path, what in user_files(folder).items()}
+    assert {path: found.get(path) for path in FOLDED} == FOLDED
+
+
+@pytest.mark.fault("the file system folds case and Unicode form", FOLDING, number=97)
+def test_names_that_the_file_system_folds_are_refused_in_pairs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second would silently replace the first; this one stands in for a disk that folds."""
+    monkeypatch.setattr(osfile, "folds_names", lambda folder: True)
+
+    check_folding(folder)
+
+
+@pytest.mark.fault("the file system folds case and Unicode form", FOLDING, number=97)
+def test_a_real_disk_that_folds_is_recognised(folding_disk: Path) -> None:
+    """ext4 with casefold, where this kernel has it."""
+    (folding_disk / "m").mkdir(exist_ok=True)
+
+    check_folding(folding_disk)
+
+
+def check_folding(folder: Path) -> None:
+    """A download of the names to a disk that folds them."""
+    error = refusal(site(FOLDED), folder)
+
+    assert isinstance(error, Incomplete)
+    refused = {result.path: str(result.error) for result in error.report.files if result.error}
+    assert set(refused) == set(FOLDED) - {"fine.txt", "Sub/one.txt", "sub/two.txt"}
+    assert "cannot tell it from Model.bin" in refused["model.bin"]
+    assert "cannot tell it from model.bin" in refused["Model.bin"]
+    files = {path for path, what in user_files(folder).items() if what[0] == stat.S_IFREG}
+    assert {path.casefold() for path in files} == {"m/fine.txt", "m/sub/one.txt", "m/sub/two.txt"}
+
+
+@pytest.fixture
+def folding_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system that folds names."""
+    if os.geteuid() != 0:
+        pytest.skip("a disk that folds names has to be mounted, which needs root")
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("mkfs.ext4 is not installed")
+    image, point = tmp_path / "image", tmp_path / "folding"
+    image.touch()
+    os.truncate(image, 32 << 20)
+    point.mkdir()
+    make = ["mkfs.ext4", "-q", "-O", "casefold", "-E", "encoding=utf8", str(image)]
+    done = subprocess.run(make, capture_output=True, text=True)
+    if done.returncode == 0:
+        done = subprocess.run(
+            ["mount", "-o", "loop", str(image), str(point)], capture_output=True, text=True
+        )
+    if done.returncode != 0:
+        pytest.skip("this kernel or mkfs has no casefold")
+    try:
+        folder = point / "user"
+        folder.mkdir()
+        subprocess.run(["chattr", "+F", str(folder)], check=True)
+        yield folder
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
