@@ -11,7 +11,7 @@ import pytest
 from modelhaul import HaulError, Report
 from modelhaul.core.span import SpanSet
 from modelhaul.engine.threads import Threads
-from modelhaul.events import Event
+from modelhaul.events import Listener
 from tests.support.inline import InlineThreads
 from tests.support.network import FakeNetwork
 from tests.support.site import REPO, client
@@ -25,7 +25,7 @@ def bring(
     plain: bool = True,
     force: bool = False,
     threads: Threads | None = None,
-    seen: list[Event] | None = None,
+    on_event: Listener | None = None,
     **changes: Any,
 ) -> Report:
     """Download the repository to `folder/m`, or to a cache in `folder`.
@@ -40,7 +40,7 @@ def bring(
                 REPO,
                 local_dir=folder / "m" if plain else None,
                 force=force,
-                on_event=None if seen is None else seen.append,
+                on_event=on_event,
             )
 
     return virtual(main)

@@ -6,8 +6,10 @@ system can be made to do is done with a real one.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 
 from modelhaul import DiskFull, StorageError
 from modelhaul.core.span import Span, SpanSet
-from modelhaul.events import Event, FileDone
+from modelhaul.events import Event, FileDone, Progress
 from modelhaul.store.claim import read_runs
 from tests.engine.harness import payload
 from tests.faults.faultydisk import BROKEN, FULL, QUOTA, READ_ONLY, Failing, FaultyDisk
@@ -270,7 +272,7 @@ def test_a_file_that_cannot_be_published_is_not_fetched_again(
     disk = FaultyDisk(failing).install(monkeypatch)
     seen: list[Event] = []
 
-    error = refusal(large(), tmp_path, connections=2, seen=seen)
+    error = refusal(large(), tmp_path, connections=2, on_event=seen.append)
     monkeypatch.undo()
     again = large()
     bring(again, tmp_path, connections=2)
@@ -311,7 +313,7 @@ def test_a_disk_that_fails_among_small_files_leaves_whole_ones_only(
     disk = FaultyDisk(failing).install(monkeypatch)
     seen: list[Event] = []
 
-    error = refusal(site(SMALL), tmp_path, connections=2, seen=seen)
+    error = refusal(site(SMALL), tmp_path, connections=2, on_event=seen.append)
     monkeypatch.undo()
     there = content_of(tmp_path / "m", SMALL)
     left = names(tmp_path / "m" / ".modelhaul")
@@ -518,3 +520,118 @@ def test_a_bad_sector_in_what_is_not_durable_is_found_when_the_work_is_taken_up(
     assert asked(again, NAME).covers(unsure)
     assert not [span for span in durable if asked(again, NAME).overlaps(span)]
     assert (tmp_path / "m" / NAME).read_bytes() == DATA
+
+
+# -- other programs at our files -------------------------------------------------------------------
+
+
+def part_of(folder: Path) -> Path:
+    """The part in the target."""
+    (part,) = (folder / "m" / ".modelhaul").glob("*.part")
+    return part
+
+
+def remove_part(folder: Path) -> None:
+    """As `rm -rf .modelhaul` would."""
+    part_of(folder).unlink()
+
+
+def replace_part(folder: Path) -> None:
+    """A copy of it has its name now: other bytes than those that are written on."""
+    part = part_of(folder)
+    copy = part.with_name("copy")
+    copy.write_bytes(part.read_bytes())
+    copy.rename(part)
+
+
+def link_part(folder: Path) -> None:
+    """It has a second name, through which somebody may write."""
+    os.link(part_of(folder), folder / "second")
+
+
+def cut_part(folder: Path) -> None:
+    """It is empty all of a sudden."""
+    os.truncate(part_of(folder), 0)
+
+
+def lengthen_part(folder: Path) -> None:
+    """Something was appended to it."""
+    with part_of(folder).open("ab") as part:
+        part.write(b"more")
+
+
+def remove_both(folder: Path) -> None:
+    """Part and journal are gone."""
+    for path in (folder / "m" / ".modelhaul").iterdir():
+        path.unlink()
+
+
+TOUCHED = "an error that says so, or the right bytes; the next run brings the file"
+
+
+@pytest.mark.fault("somebody removes, replaces, links, cuts or lengthens the part", TOUCHED,
+                   number=91)  # fmt: skip
+@pytest.mark.parametrize("at", [0.4, 0.9], ids=["early", "late"])
+@pytest.mark.parametrize(
+    "act", [remove_part, replace_part, link_part, cut_part, lengthen_part, remove_both]
+)
+def test_a_part_that_somebody_touches_is_never_published_wrong(
+    tmp_path: Path, act: Callable[[Path], None], at: float
+) -> None:
+    """Whatever is under the final name in the end has the right digest, whoever hashed it."""
+    done = False
+
+    def meddle(event: Event) -> None:
+        nonlocal done
+        if isinstance(event, Progress) and event.statistics.done >= at * SIZE and not done:
+            done = True
+            act(tmp_path)
+
+    with contextlib.suppress(StorageError):
+        bring(large(), tmp_path, connections=2, on_event=meddle)
+    there = content_of(tmp_path / "m", [NAME])
+    bring(large(), tmp_path, connections=2)
+
+    assert done
+    assert there in ({}, {NAME: DATA})
+    assert (tmp_path / "m" / NAME).read_bytes() == DATA
+
+
+GONE = "the file arrives all the same; what is not recorded is fetched again"
+
+
+@pytest.mark.fault("somebody removes the journal of a running download", GONE, number=92)
+def test_a_journal_that_is_removed_while_it_is_written_costs_nothing(tmp_path: Path) -> None:
+    """It would only have been needed by the next run."""
+    network = large()
+    removed: list[Path] = []
+
+    def remove(event: Event) -> None:
+        if isinstance(event, Progress) and event.statistics.done > SIZE // 2 and not removed:
+            removed.extend((tmp_path / "m" / ".modelhaul").glob("*.journal"))
+            removed[0].unlink()
+
+    report = bring(network, tmp_path, connections=2, on_event=remove)
+
+    assert removed
+    assert report.fetched == SIZE
+    assert (tmp_path / "m" / NAME).read_bytes() == DATA
+    assert names(tmp_path / "m") == [NAME]
+
+
+@pytest.mark.fault("somebody removes the journal of a stopped download", GONE, number=92)
+def test_a_part_without_its_journal_proves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it is: the file is fetched from the beginning."""
+    FaultyDisk(Failing("pwrite", "*.part", FULL, after=6)).install(monkeypatch)
+    refusal(large(), tmp_path, connections=2)
+    monkeypatch.undo()
+    next((tmp_path / "m" / ".modelhaul").glob("*.journal")).unlink()
+    network = large()
+
+    bring(network, tmp_path, connections=2)
+
+    assert asked(network, NAME) == WHOLE
+    assert (tmp_path / "m" / NAME).read_bytes() == DATA
+    assert names(tmp_path / "m") == [NAME]

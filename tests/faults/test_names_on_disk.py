@@ -5,6 +5,7 @@ Each case looks at everything around the target afterwards, not only at what it 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
@@ -15,16 +16,24 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from aiohttp import web
 
-from modelhaul import Incomplete, Occupied, UnsafeName
+from modelhaul import DiskFull, Incomplete, Occupied, UnsafeName
 from modelhaul.store import osfile
+from tests.e2e.conftest import World, machine, tree
 from tests.engine.harness import payload
 from tests.faults.runs import bring, refusal
+from tests.hubs.fakehub import enveloped
 from tests.support.network import Asked, FakeNetwork, Fault
 from tests.support.site import site
 
 LARGE = payload(3 << 20)
 SMALL = b"a small file\n"
+
+
+def sha256(data: bytes) -> str:
+    """The digest of some bytes."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def make_folder(path: Path) -> None:
@@ -530,3 +539,119 @@ def folding_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(point)], check=True)
+
+
+SIZES = "refused: a plan could not be trusted"
+
+
+@pytest.mark.fault("the listing states an impossible size", SIZES, number=104)
+@pytest.mark.parametrize("size", [-1, 10**30, "12", 1.5, True, [12]])
+def test_an_impossible_size_is_refused(folder: Path, size: object) -> None:
+    """Nothing is fetched or made."""
+    network = site({"w.bin": SMALL})
+    listing = enveloped({"Files": [{"Path": "w.bin", "Type": "blob", "Size": size}]})
+    (url,) = [url for url in network.answers if url.endswith("/repo/files")]
+    network.answers[url] = lambda url: listing
+
+    error = refusal(network, folder)
+
+    assert error.exit_code == 7
+    assert "'w.bin' with an impossible size" in error.message
+    assert network.asked == []
+    assert set(user_files(folder)) == {"m"}
+
+
+@pytest.mark.fault("the listing states a size that no disk has", "refused with numbers",
+                   number=(76, 104))  # fmt: skip
+def test_a_size_that_no_disk_has_is_no_reason_to_begin(folder: Path) -> None:
+    """It is a possible number, so the free space decides."""
+    network = site({"w.bin": SMALL})
+    row = {"Path": "w.bin", "Type": "blob", "Size": 2**52, "Sha256": "0" * 64}
+    (url,) = [url for url in network.answers if url.endswith("/repo/files")]
+    network.answers[url] = lambda url: enveloped({"Files": [row]})
+
+    error = refusal(network, folder)
+
+    assert type(error) is DiskFull
+    assert "4.50 PB needed" in error.message
+    assert network.asked == []
+
+
+# -- the real command ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A fresh machine and a hub with a small and a large file."""
+    with machine(tmp_path) as world:
+        world.put("acme/one", {"fine.txt": b"fine", "w.bin": LARGE})
+        yield world
+
+
+@pytest.mark.command
+@pytest.mark.fault("a name in the listing leads out of the target", ESCAPES, number=(96, 100))
+def test_the_command_refuses_hostile_names_and_brings_the_rest(world: World) -> None:
+    """A lying hub: exit 3, every name on stderr without its tricks, nothing outside."""
+    rows = [
+        {"Path": path, "Type": "blob", "Size": 3, "Sha256": "0" * 64}
+        for path in listed(b"", world.work)
+        if not path.startswith(("fine", "sub/fine"))
+    ]
+    rows.append({"Path": "fine.txt", "Type": "blob", "Size": 4, "Sha256": sha256(b"fine")})
+
+    def lie(request: web.Request) -> web.StreamResponse | None:
+        if not request.path.endswith("/repo/files"):
+            return None
+        return web.json_response({"Code": 200, "Success": True, "Data": {"Files": rows}})
+
+    world.hub.fault = lie
+
+    done = world.run("download", "acme/one", "--local-dir", "a/b/m")
+
+    assert done.returncode == 3
+    assert f"{len(HOSTILE)} of {len(rows)} files could not be had" in done.stderr
+    assert done.stderr.count("refused to write") >= len(HOSTILE)
+    assert all(char.isprintable() or char == "\n" for char in done.stderr)
+    assert done.stdout == ""
+    assert tree(world.work) == {"a/b/m/fine.txt": b"fine"}
+    assert not [seen for seen in world.hub.files_asked() if "fine" not in str(seen.query)]
+
+
+@pytest.mark.command
+@pytest.mark.fault("a folder, a pipe and a device have final names", IN_THE_WAY, number=88)
+@pytest.mark.parametrize("how", [[], ["--force"]], ids=["plain", "force"])
+def test_the_command_leaves_alone_what_is_no_file(world: World, how: list[str]) -> None:
+    """It says which, does not hang on any, and fetches nothing."""
+    target = world.work / "m"
+    target.mkdir()
+    make_pipe(target / "fine.txt")
+    make_folder(target / "w.bin")
+    before = look(world.work)
+
+    done = world.run("download", "acme/one", "--local-dir", "m", *how, timeout=20)
+
+    assert done.returncode == 9
+    assert "(and 1 more); nothing was fetched" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert look(world.work) == before
+    assert world.hub.files_asked() == []
+
+
+@pytest.mark.command
+@pytest.mark.fault("our own folder is a link to the user's files", "not listed, not cleaned",
+                   number=89)  # fmt: skip
+@pytest.mark.parametrize("verb", ["parts", "clean"])
+def test_clean_does_not_follow_a_link(world: World, verb: str) -> None:
+    """What it leads to is not unfinished work of ours."""
+    (world.work / "m").mkdir()
+    (world.work / "papers").mkdir()
+    (world.work / "papers" / "thesis.tex").write_text("years of work")
+    (world.work / "m" / ".modelhaul").symlink_to(world.work / "papers")
+    before = look(world.work)
+
+    done = world.run(verb, "m")
+
+    assert done.returncode == 9
+    assert "is a symbolic link" in done.stderr
+    assert look(world.work) == before
