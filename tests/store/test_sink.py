@@ -445,7 +445,9 @@ def test_only_what_was_written_is_published(tmp_path: Path, how: str) -> None:
         (tmp_path / "p").symlink_to("q")
     before = {path: Stamp.of(path.lstat()) for path in tmp_path.iterdir()}
 
-    with pytest.raises(StorageError, match="removed, replaced or resized by another program") as caught:
+    with pytest.raises(
+        StorageError, match="removed, replaced or resized by another program"
+    ) as caught:
         part.publish(final, replaces=None)
     part.close()
 
