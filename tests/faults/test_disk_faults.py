@@ -133,7 +133,7 @@ def test_a_journal_that_cannot_grow_keeps_what_it_has(
     """A very slow line needs more records than there was room made for."""
     disk = FaultyDisk(Failing("posix_fallocate", "*.journal", FULL, after=1)).install(monkeypatch)
 
-    error = refusal(slowed(site({NAME: DATA}), 6e4), tmp_path, connections=2)
+    error = refusal(slowed(site({NAME: DATA}), 3e4), tmp_path, connections=2)
     monkeypatch.undo()
     had = recorded(tmp_path)
     again = large()
