@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from modelhaul import DiskFull, StorageError
+from modelhaul import DiskFull, Report, StorageError
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.core.units import size_text
 from modelhaul.events import Event, FileDone, Progress
@@ -28,8 +28,10 @@ from tests.e2e.conftest import World, machine, tree
 from tests.engine.harness import payload
 from tests.faults.faultydisk import BROKEN, FULL, QUOTA, READ_ONLY, Failing, FaultyDisk
 from tests.faults.runs import asked, bring, content_of, names, refusal, slowed
-from tests.support.network import FakeNetwork
-from tests.support.site import site
+from tests.support.inline import InlineThreads
+from tests.support.network import FakeNetwork, Served
+from tests.support.site import client, site
+from tests.support.virtual import virtual
 
 MIB = 1 << 20
 SIZE = 12 * MIB
@@ -311,6 +313,65 @@ def test_a_file_that_cannot_be_published_is_not_fetched_again(
     assert again.asked == []
     assert (tmp_path / "m" / NAME).read_bytes() == DATA
     assert names(tmp_path / "m") == [NAME]
+
+
+# -- one file from a URL ---------------------------------------------------------------------------
+
+URL = "https://files.test/w.bin"
+
+
+def get(folder: Path, **headers: str) -> tuple[FakeNetwork, Callable[[], Report]]:
+    """A URL that states no digest, and a call that fetches it to `folder/w.bin`."""
+    network = FakeNetwork({URL: Served(DATA, rate=1e6, headers=headers)})
+
+    async def main() -> Report:
+        threads = InlineThreads(write=0.001, sync=0.01)
+        async with client(network, folder, threads=threads, connections=2) as here:
+            return await here.get(URL, path=folder / "w.bin")
+
+    return network, lambda: virtual(main)
+
+
+@pytest.mark.fault("the disk fills up while a file without a digest is written", STOPS, number=77)
+@pytest.mark.parametrize("tag", ['"same"', '"other"'], ids=["same", "replaced"])
+def test_a_file_that_only_a_validator_identifies_goes_on_if_it_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str
+) -> None:
+    """With another validator nothing of the part is used: it may be another file."""
+    FaultyDisk(Failing("pwrite", "*.part", FULL, after=4)).install(monkeypatch)
+    first, again = get(tmp_path, etag='"same"'), get(tmp_path, etag=tag)
+
+    with pytest.raises(DiskFull):
+        first[1]()
+    monkeypatch.undo()
+    there = (tmp_path / "w.bin").exists()
+    report = again[1]()
+
+    assert not there
+    assert not report.verified
+    assert (report.reused > MIB) == (tag == '"same"')
+    assert report.fetched == SIZE - report.reused
+    assert (tmp_path / "w.bin").read_bytes() == DATA
+
+
+@pytest.mark.fault("the disk fills up while a file that nothing identifies is written",
+                   "nothing of it is kept or believed", number=77)  # fmt: skip
+def test_a_file_that_nothing_identifies_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its part is removed: no later run could say what it is the beginning of."""
+    FaultyDisk(Failing("pwrite", "*.part", FULL, after=4)).install(monkeypatch)
+    first, again = get(tmp_path), get(tmp_path)
+
+    with pytest.raises(DiskFull):
+        first[1]()
+    monkeypatch.undo()
+    left = [path for path in tmp_path.rglob("*") if path.suffix in (".part", ".bin")]
+    report = again[1]()
+
+    assert left == []
+    assert report.fetched == SIZE
+    assert (tmp_path / "w.bin").read_bytes() == DATA
 
 
 # -- small files, copies, updates ------------------------------------------------------------------

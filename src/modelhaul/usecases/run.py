@@ -400,6 +400,8 @@ async def _look(
             try:
                 sight = presence.look(final, file, resources.index, trust=not job.force)
             except UnsafeName:
+                if job.trusted:
+                    raise  # the user's own word: to leave it out is no advice
                 too_long[file.path] = "the name is too long for this file system"
                 continue
             if sight.found is Found.NOTHING and folder not in missing:
