@@ -132,6 +132,12 @@ class FaultyDisk:
         self._meet("replace", source)
         os.replace(source, target)
 
+    def close(self, fd: int) -> None:
+        """Close; a network file system reports only now what it could not write."""
+        path = _path(fd)
+        os.close(fd)
+        self._meet("close", path)
+
     def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
         """Open."""
         self._meet("open", path)

@@ -215,6 +215,29 @@ def test_what_the_last_sync_should_have_covered_is_fetched_again(
     assert (tmp_path / "m" / NAME).read_bytes() == DATA
 
 
+LATE = "what a good sync covered is safe, nothing else is believed: no error of its own"
+
+
+@pytest.mark.fault("a network file system reports only at close what it could not write", LATE,
+                   number=85)  # fmt: skip
+@pytest.mark.parametrize("number", [FULL, QUOTA, BROKEN], ids=["full", "quota", "broken"])
+def test_an_error_at_close_comes_too_late_to_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Whether the run has failed of something else or has put the file in its place."""
+    closing = [Failing("close", name, number) for name in ("*.part", "*.journal")]
+    disk = FaultyDisk(*closing, Failing("pwrite", "*.part", BROKEN, after=4)).install(monkeypatch)
+
+    error = refusal(large(), tmp_path, connections=2)
+    disk.failing = closing
+    bring(large(), tmp_path, connections=2)
+
+    assert "Input/output error: writing" in error.message
+    assert {failed.partition(" ")[0] for failed in disk.failed} == {"close", "pwrite"}
+    assert (tmp_path / "m" / NAME).read_bytes() == DATA
+    assert names(tmp_path / "m") == [NAME]
+
+
 BEGINNINGS = [
     trouble("the disk is full when the part is made", STOPS, 77,
             "ftruncate", "*.part", FULL, 0, DiskFull, "no space left: making"),

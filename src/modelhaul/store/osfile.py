@@ -162,6 +162,19 @@ def sync_data(fd: int) -> None:
         os.fsync(fd)
 
 
+def close_written(fd: int) -> None:
+    """Close a file that was written to.
+
+    A network file system may report only now what it could not write. That is no news: either a
+    sync has covered it, or nobody believes it before it was compared with its CRC.
+    """
+    try:
+        os.close(fd)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            raise  # a mistake of ours
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable.
 

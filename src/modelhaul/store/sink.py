@@ -208,7 +208,7 @@ class PartFile:
         """Close the descriptor; a second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            osfile.close_written(fd)
 
 
 def open_private(folder: Path, stem: str, *, locks: bool, token: str) -> PartFile:
