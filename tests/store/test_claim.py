@@ -1080,7 +1080,7 @@ def test_who_lost_the_names_neither_publishes_nor_harms_who_has_them(tmp_path: P
     other = claimed(tmp_path)
     put(other, 0, 500)
 
-    with pytest.raises(StorageError, match="removed or replaced"):
+    with pytest.raises(StorageError, match="removed, replaced or resized"):
         mine.part.publish(tmp_path / "final", replaces=None)
     mine.discard()
     put(other, 500, 1000)

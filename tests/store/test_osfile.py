@@ -165,7 +165,7 @@ def test_allocation_says_that_the_disk_is_full(tiny_disk: Callable[..., Path]) -
     ("number", "kind", "words", "hint"),
     [
         (errno.ENOSPC, DiskFull, "no space left", "make room"),
-        (errno.EDQUOT, DiskFull, "no space left", "make room"),
+        (errno.EDQUOT, DiskFull, "quota used up", "make room"),
         (errno.EFBIG, StorageError, "too large", "FAT"),
         (errno.EACCES, StorageError, "Permission denied", "who may write"),
         (errno.EPERM, StorageError, "not permitted", "who may write"),

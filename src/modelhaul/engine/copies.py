@@ -57,17 +57,14 @@ class CopyFile(Task):
     def _copy(self, source: Path) -> PartFile:
         """In a thread: read, hash, write; then a barrier. Without the lock: it may wait long."""
         file, placement = self.order.file, self.order.placement
-        with storage_errors(f"making folders for {placement.final}"):
-            osfile.check_parents(placement.root, placement.relative)
-            osfile.make_folders(placement.state)
-            osfile.make_folders(placement.final.parent)
+        placement.make_way()
         stem = part_name(file.identity or placement.relative, file.size or 0) + ".copy"
         token = f"{self.context.token}-{id(self):x}"
         locks = self.context.locks and self.context.burst is None
         part = open_private(placement.state, stem, locks=locks, token=token)
         try:
             with storage_errors(f"reading {source}"):
-                fd = os.open(source, os.O_RDONLY)
+                fd = osfile.open_content(source)
             try:
                 sha256 = hashlib.sha256()
                 buffer = memoryview(bytearray(STEP))
@@ -95,6 +92,7 @@ class CopyFile(Task):
     def _publish(self, part: PartFile) -> None:
         """In a thread: rename and folder sync; then the memory learns of it."""
         placement = self.order.placement
+        placement.check_way()
         stamp = part.rename(placement.final, replaces=placement.replaces)
         with storage_errors(f"syncing {placement.final.parent}"):
             osfile.sync_folder(placement.final.parent)

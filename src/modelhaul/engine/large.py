@@ -20,12 +20,11 @@ from modelhaul.core.span import Span, SpanSet
 from modelhaul.core.transfer import Change, State, step
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Context
-from modelhaul.engine.hasher import Hasher
+from modelhaul.engine.hasher import HASH_STEP, Hasher
 from modelhaul.engine.pieces import Piece, PieceWriter
 from modelhaul.engine.task import LeaseReceiver, Order, Task
 from modelhaul.errors import HaulError, IntegrityError, Occupied, StorageError, single_error
 from modelhaul.events import FileProgress, FileStarted, Note, Repairing, Waiting
-from modelhaul.store import osfile
 from modelhaul.store.claim import Claim, Wanted, claim, crc_of, read_runs
 from modelhaul.store.hashing import STEP
 from modelhaul.store.index import Entry, Known
@@ -192,10 +191,7 @@ class LargeFile(Task):
         """In a thread: the folders, then the claim."""
         file, placement, context = self.order.file, self.order.placement, self.context
         assert file.identity is not None
-        with osfile.storage_errors(f"making folders for {placement.final}"):
-            osfile.check_parents(placement.root, placement.relative)
-            osfile.make_folders(placement.state)
-            osfile.make_folders(placement.final.parent)
+        placement.make_way()
         wanted = Wanted(
             identity=file.identity,
             size=self._size,
@@ -214,7 +210,7 @@ class LargeFile(Task):
             async with anyio.create_task_group() as group:
                 group.start_soon(self._writer.run, self._claimed)
                 group.start_soon(self._writer.keep_records)
-                group.start_soon(self._hasher.run, self._claimed.part)
+                group.start_soon(self._hash)
                 group.start_soon(self._keep_barriers)
                 self._check_arrival()
                 while not await self._prove():
@@ -287,6 +283,23 @@ class LargeFile(Task):
 
     # -- 4: proof ------------------------------------------------------------------------------
 
+    async def _hash(self) -> None:
+        """Hash what is written, until cancelled.
+
+        Raises:
+            StorageError: it cannot be read back; what is damaged there does not count any more.
+        """
+        try:
+            await self._hasher.run(self._claimed.part)
+        except StorageError:
+            # Left as it is, every later run would stop at this place; fetched and written anew, the
+            # disk may put it elsewhere.
+            at = self._hasher.position
+            with contextlib.suppress(StorageError), anyio.CancelScope(shield=True):
+                wrong = await self.context.threads.hash(self._damaged, Span(at, at + HASH_STEP))
+                await self.context.threads.sync(self._claimed.journal.void, list(wrong))
+            raise
+
     async def _prove(self) -> bool:
         """Wait for the last byte and the digest; False if bytes have to be fetched again."""
         while self.state is not State.PROVING or not self._hasher.reached(self._size):
@@ -309,7 +322,7 @@ class LargeFile(Task):
             IntegrityError: it was wrong again; part and journal are gone.
         """
         await self._writer.wait_drained()
-        wrong = await self.context.threads.hash(self._damaged)
+        wrong = await self.context.threads.hash(self._damaged, Span(0, self._size))
         if wrong and self._mends < MOST_MENDS:
             self._mends += 1
             reason = "these bytes changed on the disk"
@@ -337,12 +350,15 @@ class LargeFile(Task):
         self._hasher.wake()
         self.context.more_work()
 
-    def _damaged(self) -> SpanSet:
-        """In a thread: the recorded runs whose bytes on disk have another CRC by now."""
+    def _damaged(self, within: Span) -> SpanSet:
+        """In a thread: recorded runs, some of it in `within`, whose bytes have another CRC now."""
         _, runs = read_runs(self._claimed.journal.path)
         buffer = memoryview(bytearray(STEP))
         return SpanSet(
-            run.span for run in runs if crc_of(self._claimed.part, run.span, buffer) != run.crc
+            run.span
+            for run in runs
+            if SpanSet([within]).overlaps(run.span)
+            and crc_of(self._claimed.part, run.span, buffer) != run.crc
         )
 
     # -- 5 and 6: publication ------------------------------------------------------------------
@@ -387,6 +403,7 @@ class LargeFile(Task):
         validator = file.validator if file.sha256 is None else None
 
         def publish() -> None:
+            placement.check_way()
             stamp = claimed.part.publish(placement.final, replaces=placement.replaces)
             known = Known(digest, validator, ours=True)
             # Before the journal goes: after a kill in between, the journal still tells whose the

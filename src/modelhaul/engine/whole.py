@@ -175,10 +175,7 @@ class WholeFile(Task):
             self._part.resize(0)
             return
         file, placement = self.order.file, self.order.placement
-        with storage_errors(f"making folders for {placement.final}"):
-            osfile.check_parents(placement.root, placement.relative)
-            osfile.make_folders(placement.state)
-            osfile.make_folders(placement.final.parent)
+        placement.make_way()
         stem = part_name(file.identity or f"path:{placement.relative}", file.size or 0) + ".whole"
         # A part that is closed before it is published has no lock to protect it.
         locks = self.context.locks and self.context.burst is None
@@ -385,6 +382,7 @@ def _rest(part: PartFile) -> None:
 def _rename_one(ready: Ready) -> Stamp | None:
     """Rename a part; None if another process has put the same bytes there meanwhile."""
     placement = ready.file.order.placement
+    placement.check_way()
     try:
         return ready.part.rename(placement.final, replaces=placement.replaces)
     except Occupied:

@@ -21,6 +21,7 @@ from zlib_ng.zlib_ng import crc32
 from modelhaul.core import journal as format_
 from modelhaul.core.journal import Have, Header, JournalUnreadable, Record
 from modelhaul.core.span import Span, SpanSet
+from modelhaul.errors import StorageError
 from modelhaul.store import osfile
 from modelhaul.store.hashing import STEP
 from modelhaul.store.journalfile import JournalFile, parse_journal
@@ -215,12 +216,16 @@ def _check(part: PartFile, runs: tuple[Have, ...]) -> tuple[list[Have], list[Hav
 
 
 def crc_of(part: PartFile, span: Span, buffer: memoryview) -> int | None:
-    """CRC-32 of a span of the part as it is on disk; None if the part ends before it."""
+    """CRC-32 of a span of the part as it is on disk; None if it is not all there to be read."""
     crc = 0
     at = span.start
     while at < span.stop:
         view = buffer[: min(len(buffer), span.stop - at)]
-        if part.read_into(view, at) < len(view):
+        try:
+            count = part.read_into(view, at)
+        except StorageError:
+            return None  # a bad sector: written anew, the disk may put it elsewhere
+        if count < len(view):
             return None
         crc = crc32(view, crc)
         at += len(view)
@@ -297,7 +302,7 @@ def _copy_runs(journal_path: Path, part_path: Path, mine: Claim) -> int:
                 continue
             # Read once, check that very copy, write it: the other process may still be writing.
             data = memoryview(bytearray(run.span.length))
-            if other.read_into(data, run.span.start) < len(data) or crc32(data) != run.crc:
+            if crc_of(other, run.span, data) != run.crc:
                 continue
             mine.part.write_at(data, run.span.start)
             mine.journal.append([run])

@@ -172,7 +172,7 @@ class JournalFile:
         """Close the descriptor, and with it give up the lock; a second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            osfile.close_written(fd)
 
 
 def parse_journal(data: bytes) -> tuple[Header, list[Record | None], int]:

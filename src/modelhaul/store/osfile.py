@@ -28,7 +28,7 @@ try:
 except ImportError:  # Windows has no fcntl: no locks there, each process has its own part
     fcntl = None  # type: ignore[assignment]
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "disk quota used up"}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 _NO_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -56,7 +56,7 @@ def storage_error(error: OSError, doing: str) -> HaulError:
     reason = error.strerror or str(error)
     if error.errno in _FULL:
         return DiskFull(
-            f"no space left: {doing}",
+            f"{_FULL[error.errno]}: {doing}",
             hint="make room and run the same command again: it continues where it stopped",
         )
     if error.errno == errno.EFBIG:
@@ -92,11 +92,26 @@ def open_file(path: Path, *, create: bool, exclusive: bool = False, truncate: bo
     return os.open(path, flags, 0o666)
 
 
+def open_content(path: Path) -> int:
+    """Open a regular file, or a link to one, for reading; returns the descriptor.
+
+    Anything else is an error: opening a pipe would wait for a writer, perhaps for ever.
+    """
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return fd
+
+
 def write_all(fd: int, data: memoryview | bytes, offset: int) -> None:
     """Write all of `data` at `offset`; a short write is continued."""
     view = memoryview(data)
     while view:
         written = _write_some(fd, view, offset)
+        if not written:
+            # No system should do that; but if one does, it may do so for ever.
+            raise OSError(errno.EIO, "nothing was written")
         view = view[written:]
         offset += written
 
@@ -145,6 +160,19 @@ def sync_data(fd: int) -> None:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
+
+
+def close_written(fd: int) -> None:
+    """Close a file that was written to.
+
+    A network file system may report only now what it could not write. That is no news: either a
+    sync has covered it, or nobody believes it before it was compared with its CRC.
+    """
+    try:
+        os.close(fd)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            raise  # a mistake of ours
 
 
 def sync_folder(path: Path) -> None:
@@ -250,6 +278,19 @@ def check_parents(root: Path, relative: str) -> None:
             )
         if not stat.S_ISDIR(mode):
             raise Occupied(f"{relative}: {at} is a file and should be a folder")
+
+
+def refuse_link(folder: Path) -> None:
+    """Refuse a folder of ours that is a link: it would lead out of the target.
+
+    Raises:
+        UnsafeName: it is one.
+    """
+    if folder.is_symlink():
+        raise UnsafeName(
+            f"{folder} is a symbolic link, and it is ours alone",
+            hint="remove the link: unfinished work has to be on the disk of the target",
+        )
 
 
 def nearest_existing(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import time
@@ -52,6 +53,8 @@ def look(path: Path, file: RemoteFile, index: ProvenIndex, *, trust: bool) -> Si
     except (FileNotFoundError, NotADirectoryError):
         return NOTHING
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            return NOTHING  # a folder on the way is a link in circles; nothing is there
         raise storage_error(error, f"looking at {path}") from error
     stamp = Stamp.of(status)
     if stat.S_ISDIR(status.st_mode):

@@ -170,7 +170,10 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
     memory = _Memory(resources.index)
     unsafe = await _unsafe(resources, job)
     wanted = [file for file in job.files if file.path not in unsafe]
-    sights = await _look(resources, job, wanted)
+    sights, too_long = await _look(resources, job, wanted)
+    if too_long:
+        unsafe |= too_long
+        wanted = [file for file in wanted if file.path not in too_long]
     same = await _prove(resources, job, wanted, sights, emit)
     recorded = await resources.threads.write(_recorded, job.layout, wanted)
     plans: list[FilePlan] = []
@@ -377,8 +380,12 @@ def _unsafe_name(plan: FilePlan) -> UnsafeName:
     )
 
 
-async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> dict[str, Sight]:
+async def _look(
+    resources: Resources, job: Job, files: Sequence[RemoteFile]
+) -> tuple[dict[str, Sight], dict[str, str]]:
+    """What is seen at the final names; and the paths that the file system cannot hold, and why."""
     sights: dict[str, Sight] = {}
+    too_long: dict[str, str] = {}
     # By folder, since a new target has none of them and a listing may be long. Only that a folder
     # is missing is remembered, not what one holds: the file system may find a name by another
     # spelling than the one that it lists.
@@ -391,7 +398,13 @@ async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> 
                 sights[file.path] = presence.NOTHING
                 continue
             final = job.layout.final(file.path)
-            sight = presence.look(final, file, resources.index, trust=not job.force)
+            try:
+                sight = presence.look(final, file, resources.index, trust=not job.force)
+            except UnsafeName:
+                if job.trusted:
+                    raise  # the user's own word: to leave it out is no advice
+                too_long[file.path] = "the name is too long for this file system"
+                continue
             if sight.found is Found.NOTHING and folder not in missing:
                 missing[folder] = presence.is_missing(final.parent)
             if sight.verdict is False and not job.force and _was_published(job, file, sight):
@@ -400,7 +413,7 @@ async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> 
 
     for at in range(0, len(files), _LOOK_AT_ONCE):
         await resources.threads.write(look, files[at : at + _LOOK_AT_ONCE])
-    return sights
+    return sights, too_long
 
 
 async def _prove(
@@ -546,6 +559,7 @@ async def _check_room(resources: Resources, prepared: Prepared) -> None:
 def _state_of(layout: Layout) -> tuple[Path, bool]:
     """The state folder, and whether locks hold on its file system."""
     state = layout.state
+    osfile.refuse_link(state)
     return state, mounts.locks_hold(osfile.nearest_existing(state))
 
 
