@@ -13,7 +13,9 @@ from pathlib import Path
 import atheris
 
 # Before anything else imports it: only what is imported in here tells the fuzzer where it was.
-with atheris.instrument_imports(include=["modelhaul", "tests.fuzz", "h11", "email", "fnmatch", "pickletools"]):
+with atheris.instrument_imports(
+    include=["modelhaul", "tests.fuzz", "h11", "email", "fnmatch", "pickletools"]
+):
     from tests.fuzz.seeds import seeds
     from tests.fuzz.targets import TARGETS
 
