@@ -305,6 +305,16 @@ LOCAL = [
     "[::1]",
     "[::]",
     "[fe80::1]",
+    # Other spellings that the system's resolver takes for the same.
+    "localhost.",
+    "127.0.0.1.",
+    "127.1",
+    "0x7f.0.0.1",
+    "0177.0.0.1",
+    "2130706433",
+    "0",
+    "[::ffff:127.0.0.1]",
+    "[fe80::1%25lo]",
 ]
 
 

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from modelhaul import events
+from modelhaul.engine.locations import expiry
 from modelhaul.errors import (
     CertificateError,
     ConnectFailed,
@@ -50,6 +51,25 @@ class SignedUrls:
     def check(self, asked: Asked) -> Fault | None:
         expired = asked.url in self.issued and asked.time > self.issued[asked.url]
         return Fault(status=403) if expired else None
+
+
+@pytest.mark.parametrize(
+    ("query", "moment"),
+    [
+        ("Expires=1700000000&Signature=x", 1_700_000_000.0),
+        ("X-Amz-Date=20231114T221320Z&X-Amz-Expires=60", 1_700_000_060.0),
+        ("X-Amz-Date=20231399T221320Z&X-Amz-Expires=60", None),
+        ("X-Amz-Date=00000000T000000Z&X-Amz-Expires=60", None),
+        ("X-Amz-Date=20231114T221320Z", None),
+        ("Expires=soon", None),
+        ("Expires=%D9%A3", None),
+        ("Expires=3600", None),  # no moment: a duration by another scheme
+        ("", None),
+    ],
+)
+def test_when_a_signed_address_ends_is_read_or_unknown(query: str, moment: float | None) -> None:
+    """The address is the server's word: a month of 13 in it is nonsense, and no crash."""
+    assert expiry(f"{CDN}/blob?{query}") == moment
 
 
 def test_a_signed_address_is_asked_for_once_and_shared(target: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import textwrap
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -649,6 +650,7 @@ _SECRETS = {"Authorization": "Bearer TOPSECRET", "Cookie": "m_session_id=TOPSECR
     [
         pytest.param(b"", id="closed"),
         pytest.param(b"nonsense\r\n\r\n", id="garbage"),
+        pytest.param(b"HTTP/1.1 TOPSECRET\r\n\r\n", id="echo"),
         pytest.param(answer(b"0123456789")[:-4], id="cut"),
         pytest.param(answer(status="401 Unauthorized"), id="unauthorized"),
         pytest.param(answer(status="302 Found", Location="gopher://x/"), id="redirect"),
@@ -656,14 +658,17 @@ _SECRETS = {"Authorization": "Bearer TOPSECRET", "Cookie": "m_session_id=TOPSECR
     ],
 )
 def test_no_error_shows_a_credential(run: Run, reply: bytes) -> None:
-    """Errors are printed and logged: what was sent as a header is in none of them."""
+    """Errors are printed and logged, with their causes: no header and no signature is in them."""
 
     async def main() -> None:
         async with raw_server(sends(reply, close=True)) as server, transport() as net:
+            url = server.url("/file?Signature=TOPSECRET")
+            asked = Request(url=url, span=Span(0, 10), size=10, headers=_SECRETS)
             with pytest.raises(HaulError) as caught:
-                await net.fetch(request(server, 0, 10, size=10, headers=_SECRETS), Bucket(10))
+                await net.fetch(asked, Bucket(10))
 
-        shown = f"{caught.value} {caught.value!r} {caught.value.hint}"
+        trace = "".join(traceback.format_exception(caught.value))
+        shown = f"{caught.value} {caught.value!r} {caught.value.hint} {trace}"
         assert "TOPSECRET" not in shown
         assert "TOPSECRET" not in repr(request(server, 0, 10, headers=_SECRETS))
 

@@ -96,7 +96,7 @@ def _run(main: object) -> int:
 
 def _state(folder: Path | None) -> Path:
     from modelhaul.settings import Settings
-    from modelhaul.store.osfile import refuse_link
+    from modelhaul.store.osfile import check_own_folder
 
     target = folder if folder is not None else Settings.from_environment().cache_dir
     target = target.expanduser()
@@ -105,7 +105,8 @@ def _state(folder: Path | None) -> Path:
             return target / RESERVED_FOLDER
         raise UsageError(f"{target} is not a folder")
     state = target.resolve() / RESERVED_FOLDER
-    refuse_link(state)
+    # Whatever lies behind a link is not ours to list, and much less to remove.
+    check_own_folder(state)
     return state
 
 

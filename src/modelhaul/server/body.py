@@ -19,7 +19,7 @@ from modelhaul.core.pace import Throttle
 from modelhaul.core.span import Span
 from modelhaul.server.shelf import ServedFile
 
-_RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
+_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 _STEP = 1 << 18
 
 

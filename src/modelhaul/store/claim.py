@@ -24,7 +24,7 @@ from modelhaul.core.span import Span, SpanSet
 from modelhaul.errors import StorageError
 from modelhaul.store import osfile
 from modelhaul.store.hashing import STEP
-from modelhaul.store.journalfile import JournalFile, parse_journal
+from modelhaul.store.journalfile import MOST_BYTES, JournalFile, parse_journal
 from modelhaul.store.osfile import storage_errors
 from modelhaul.store.sink import PartFile
 
@@ -34,6 +34,8 @@ ASIDE = ".aside"
 MARKER = ".update"
 # Parts of other processes that nobody has touched for this long are taken for dead.
 ORPHAN_SECONDS = 7 * 86_400
+#: Bytes of a run that is copied from another process's part, at once. Ours end at chunk ends.
+_LONGEST_RUN = 64 << 20
 
 
 @dataclass(slots=True)
@@ -241,12 +243,16 @@ def _set_aside(journal: JournalFile, part_path: Path, reason: str) -> str:
     while True:
         aside = part_path.with_name(f"{part_path.name}{ASIDE}{number}")
         ledger = aside.with_name(f"{aside.name}{JOURNAL}")
-        if not aside.exists() and not ledger.exists():
+        if not os.path.lexists(aside) and not os.path.lexists(ledger):
             break
         number += 1
     content = journal.content()
     with storage_errors(f"setting aside {part_path}"):
-        ledger.write_bytes(content)
+        fd = osfile.open_file(ledger, create=True, exclusive=True)
+        try:
+            osfile.write_all(fd, content, 0)
+        finally:
+            os.close(fd)
         with contextlib.suppress(FileNotFoundError):
             part_path.rename(aside)
     return f"unfinished work was set aside as {aside} ({reason}); `modelhaul clean` removes it"
@@ -298,7 +304,7 @@ def _copy_runs(journal_path: Path, part_path: Path, mine: Claim) -> int:
     copied = 0
     try:
         for run in runs:
-            if mine.have.overlaps(run.span):
+            if mine.have.overlaps(run.span) or run.span.length > _LONGEST_RUN:
                 continue
             # Read once, check that very copy, write it: the other process may still be writing.
             data = memoryview(bytearray(run.span.length))
@@ -317,7 +323,7 @@ def _copy_runs(journal_path: Path, part_path: Path, mine: Claim) -> int:
 def read_runs(journal_path: Path) -> tuple[Header | None, tuple[Have, ...]]:
     """Header and whole runs of a journal that is not ours; (None, ()) if it cannot be read."""
     try:
-        header, slots, _ = parse_journal(journal_path.read_bytes())
+        header, slots, _ = parse_journal(osfile.read_small(journal_path, MOST_BYTES))
     except (OSError, JournalUnreadable):
         return None, ()
     return header, format_.replay(slots).runs

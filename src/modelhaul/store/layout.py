@@ -18,7 +18,7 @@ from modelhaul.core.names import RESERVED_FOLDER
 from modelhaul.core.repo import Kind, RemoteFile, RepoRef
 from modelhaul.store import osfile
 from modelhaul.store.osfile import storage_errors
-from modelhaul.store.pickles import load_restricted
+from modelhaul.store.pickles import MOST_BYTES, load_restricted
 
 DEFAULT_REVISION = "master"
 
@@ -194,7 +194,7 @@ class LegacyCache:
 
     def _read(self) -> list[dict[str, str]]:
         try:
-            value = load_restricted((self.root / ".msc").read_bytes())
+            value = load_restricted(osfile.read_small(self.root / ".msc", MOST_BYTES + 1))
         except (OSError, ValueError):
             # Unreadable: the old client starts a new book then, and so do we.
             return []

@@ -18,6 +18,9 @@ from modelhaul.store import osfile
 from modelhaul.store.claim import MARKER
 from modelhaul.store.osfile import storage_errors
 
+#: A listing's answer, which the names come from, is not longer.
+_MOST_BYTES = 256 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Marker:
@@ -41,11 +44,11 @@ class Marker:
         None: it stands and does not say (cut by a crash, or another version's), so it may be any.
         """
         try:
-            fields = json.loads(self.path.read_bytes())
+            fields = json.loads(osfile.read_small(self.path, _MOST_BYTES))
             return frozenset(path for path in fields["pending"] if isinstance(path, str))
         except FileNotFoundError:
             return frozenset()
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def set(self, *, label: str, commit: str | None, pending: Collection[str] | None) -> None:

@@ -81,7 +81,7 @@ def storage_errors(doing: str) -> Iterator[None]:
 
 
 def open_file(path: Path, *, create: bool, exclusive: bool = False, truncate: bool = False) -> int:
-    """Open for reading and writing, never through a symbolic link; returns the descriptor."""
+    """Open a plain file for reading and writing, never through a link; returns the descriptor."""
     flags = os.O_RDWR | _BINARY | getattr(os, "O_NOFOLLOW", 0)
     if create:
         flags |= os.O_CREAT
@@ -89,7 +89,31 @@ def open_file(path: Path, *, create: bool, exclusive: bool = False, truncate: bo
         flags |= os.O_EXCL
     if truncate:
         flags |= os.O_TRUNC
-    return os.open(path, flags, 0o666)
+    return _plain(os.open(path, flags, 0o666))
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """The first `most` bytes of a plain file, never through a link.
+
+    Whoever may write beside it could put anything there: a FIFO would block for ever, and a file
+    with a terabyte of holes does not fit into memory.
+    """
+    flags = os.O_RDONLY | _BINARY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    fd = _plain(os.open(path, flags))
+    try:
+        raw = bytearray(min(most, os.fstat(fd).st_size))
+        got = read_into(fd, memoryview(raw), 0)
+    finally:
+        os.close(fd)
+    return bytes(raw[:got])
+
+
+def _plain(fd: int) -> int:
+    """The descriptor, if it is one of a plain file."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a plain file")
+    return fd
 
 
 def open_content(path: Path) -> int:
@@ -255,6 +279,19 @@ def make_folders(path: Path) -> None:
         raise Occupied(f"{path} is not a folder")
 
 
+def check_own_folder(path: Path) -> None:
+    """Refuse a folder of our own state that is a link: what lies behind it is not ours.
+
+    Raises:
+        UnsafeName: it is one.
+    """
+    if path.is_symlink():
+        raise UnsafeName(
+            f"{path} is a symbolic link and should be a folder of our own",
+            hint="remove the link: unfinished work has to be on the disk of the target",
+        )
+
+
 def check_parents(root: Path, relative: str) -> None:
     """Refuse a path whose folders below `root` are links or files.
 
@@ -278,19 +315,6 @@ def check_parents(root: Path, relative: str) -> None:
             )
         if not stat.S_ISDIR(mode):
             raise Occupied(f"{relative}: {at} is a file and should be a folder")
-
-
-def refuse_link(folder: Path) -> None:
-    """Refuse a folder of ours that is a link: it would lead out of the target.
-
-    Raises:
-        UnsafeName: it is one.
-    """
-    if folder.is_symlink():
-        raise UnsafeName(
-            f"{folder} is a symbolic link, and it is ours alone",
-            hint="remove the link: unfinished work has to be on the disk of the target",
-        )
 
 
 def nearest_existing(path: Path) -> Path:

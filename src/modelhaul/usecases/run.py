@@ -557,9 +557,13 @@ async def _check_room(resources: Resources, prepared: Prepared) -> None:
 
 
 def _state_of(layout: Layout) -> tuple[Path, bool]:
-    """The state folder, and whether locks hold on its file system."""
+    """The state folder, and whether locks hold on its file system.
+
+    Raises:
+        UnsafeName: it is a link.
+    """
     state = layout.state
-    osfile.refuse_link(state)
+    osfile.check_own_folder(state)
     return state, mounts.locks_hold(osfile.nearest_existing(state))
 
 
