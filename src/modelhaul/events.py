@@ -107,6 +107,7 @@ class FileDone:
     verified: bool
     fetched: int
     proof_seconds: float | None
+    disproven: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,8 @@ class FileResult:
         reused: bytes that lay on disk already and were not fetched.
         proof_seconds: seconds from the last byte to the verdict; None if nothing was fetched.
         sources: where the bytes came from, as `scheme://host[:port]`.
+        disproven: sources that sent wrong bytes, as the digest has shown, named as they were given:
+            before any redirect. The file is right all the same: those bytes were fetched again.
         error: why it failed, or None.
     """
 
@@ -45,6 +47,7 @@ class FileResult:
     reused: int = 0
     proof_seconds: float | None = None
     sources: tuple[str, ...] = ()
+    disproven: tuple[str, ...] = ()
     error: HaulError | None = None
 
 

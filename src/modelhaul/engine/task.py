@@ -69,6 +69,7 @@ class Tally:
     last_byte: float | None = None
     proven: float | None = None
     sources: dict[str, None] = field(default_factory=dict)
+    disproven: dict[str, None] = field(default_factory=dict)
 
     @property
     def proof_seconds(self) -> float | None:
@@ -131,6 +132,7 @@ class Task:
                 reused=tally.reused,
                 proof_seconds=tally.proof_seconds if how == "fetched" else None,
                 sources=tuple(tally.sources),
+                disproven=tuple(tally.disproven),
             )
         )
 
