@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from aiohttp import web
 
 from modelhaul import events
 from modelhaul.core.journal import Have
-from modelhaul.core.span import SpanSet
+from modelhaul.core.span import Span, SpanSet
 from modelhaul.errors import IntegrityError
 from modelhaul.report import FileResult
+from modelhaul.server.body import parse_range
 from modelhaul.store.claim import read_runs
 from tests.e2e.conftest import World, content, machine, tree
 from tests.engine.harness import CHUNK, MIB, Rig, payload, remote, source
@@ -297,12 +299,18 @@ def test_only_damaged_runs_are_fetched_again(target: Path, count: int) -> None:
     assert all(asked.covers(span) for span in hit)
 
 
+def runs_of(folder: Path) -> tuple[Have, ...]:
+    """The recorded runs of the one part below `folder`; none before there is a journal."""
+    journals = list((folder / ".modelhaul").glob("*.journal"))
+    return read_runs(journals[0])[1] if journals else ()
+
+
 def flip_runs(folder: Path, count: int) -> SpanSet:
     """Flip a byte in each of `count` recorded runs of the part below `folder`; those runs."""
     (part,) = (folder / ".modelhaul").glob("*.part")
-    _, runs = read_runs(part.with_suffix(".journal"))
-    assert len(runs) > 2 * count
-    hit: list[Have] = [runs[at * len(runs) // count] for at in range(count)]
+    runs = runs_of(folder)
+    assert len(runs) >= 2 * count
+    hit = [runs[at * len(runs) // count] for at in range(count)]
     with part.open("r+b") as file:
         for run in hit:
             middle = (run.span.start + run.span.stop) // 2
@@ -417,3 +425,52 @@ def test_get_with_one_url_that_was_wrong_once_is_repaired(mirrored: Mirrored) ->
     # The wrong answer is not in the log of the store: the switchboard gave it.
     entries = [json.loads(line) for line in mirrored.mirror.log.read_text().splitlines()]
     assert sum(entry["sent"] for entry in entries) <= 2 * len(FILE)
+
+
+@pytest.mark.command
+@pytest.mark.fault(
+    "a download is killed, and then bytes of its part change on the disk",
+    "the same command fetches what was missing and the damaged runs, nothing else",
+    number=91,
+)
+def test_a_killed_download_fetches_only_damaged_runs_again(tmp_path: Path) -> None:
+    """By the ranges that the store was asked for: of what was recorded only the damaged runs."""
+    with machine(tmp_path) as world:
+        log = tmp_path / "slow.jsonl"
+        with hub_in_thread(world.hub.root, log, rate=4e6) as world.hub:
+            world.put("acme/one", {NAME: FILE})
+            killed_at_half(world)
+            recorded = SpanSet(run.span for run in runs_of(world.work / "m"))
+            hit = flip_runs(world.work / "m", 1)
+            before = len(world.hub.seen)
+
+            done = world.run("download", "acme/one", "--local-dir", "m")
+
+            assert done.returncode == 0, done.stderr
+            assert tree(world.work / "m") == {NAME: FILE}
+            again = SpanSet()
+            for seen in world.hub.seen[before:]:
+                span = parse_range(seen.headers.get("Range"), len(FILE))
+                if seen.path.startswith("/blob/") and span is not None:
+                    again.add(span)
+            assert common(again, recorded) == hit
+
+
+def killed_at_half(world: World) -> None:
+    """A download that was killed when a good part of it was recorded."""
+    process = world.start("download", "acme/one", "--local-dir", "m", "--connections", "2")
+    limit = time.monotonic() + 30
+    while sum(run.span.length for run in runs_of(world.work / "m")) < len(FILE) // 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+
+
+def common(one: SpanSet, other: SpanSet) -> SpanSet:
+    """The bytes that are in both."""
+    found = one.copy()
+    for gap in other.gaps(Span(0, len(FILE))):
+        found.remove(gap)
+    return found
