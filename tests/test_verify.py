@@ -104,6 +104,10 @@ def test_a_tree_that_is_right_is_right(network: FakeNetwork, tree: Path, tmp_pat
     assert network.asked == []
 
 
+@pytest.mark.fault(
+    "a disk changes a byte of a finished file, and no time stamp tells",
+    "`verify` reads every byte and finds it",
+)
 def test_what_was_proven_before_is_not_believed(
     network: FakeNetwork, tree: Path, tmp_path: Path
 ) -> None:
@@ -117,6 +121,10 @@ def test_what_was_proven_before_is_not_believed(
     assert report.found("wrong")[0].reason == "its SHA-256 is another"
 
 
+@pytest.mark.fault(
+    "a check has found a file wrong that was proven earlier",
+    "the next plain download does not believe the earlier proof, and mends it",
+)
 def test_after_a_check_a_download_knows_what_is_wrong(
     network: FakeNetwork, tree: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +189,10 @@ def test_what_is_not_as_stated_is_found(
     assert network.asked == []
 
 
+@pytest.mark.fault(
+    "a file of a finished download cannot be read any more",
+    "`verify` calls it wrong and checks the others; --repair replaces it",
+)
 def test_a_file_that_cannot_be_read_does_not_hide_the_others(
     network: FakeNetwork, tree: Path, tmp_path: Path
 ) -> None:
@@ -308,13 +320,24 @@ def test_what_is_found_is_told(network: FakeNetwork, tree: Path, tmp_path: Path)
 # -- repair ----------------------------------------------------------------------------------------
 
 
+def touched(path: Path) -> tuple[int, int, int]:
+    """What would tell that somebody wrote to a file or replaced it."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+@pytest.mark.fault(
+    "files of a finished download are damaged or gone",
+    "--repair fetches these and nothing else; the others are not touched",
+    number=90,
+)
 def test_a_repair_fetches_what_is_bad_and_nothing_else(
     network: FakeNetwork, tree: Path, tmp_path: Path
 ) -> None:
     """By the network's own count; the files that are right are not touched."""
     flip(tree / "a.safetensors")
     (tree / "config.json").unlink()
-    before = {name: (tree / name).stat() for name in ("b.safetensors", "sub/tokenizer.json")}
+    before = {name: touched(tree / name) for name in ("b.safetensors", "sub/tokenizer.json")}
 
     report = verify(network, tmp_path, repair=True)
 
@@ -324,7 +347,7 @@ def test_a_repair_fetches_what_is_bad_and_nothing_else(
     names = {asked.url.rpartition("=")[2].rpartition("/")[2] for asked in network.asked}
     assert names == {"a.safetensors", "config.json"}
     assert report.fetched == len(FILES["a.safetensors"]) + len(FILES["config.json"])
-    assert all((tree / name).stat() == status for name, status in before.items())
+    assert all(touched(tree / name) == state for name, state in before.items())
     assert not (tree / ".modelhaul").exists()
     assert verify(network, tmp_path).ok
 
@@ -340,6 +363,11 @@ def test_a_repair_of_a_right_tree_does_nothing(
     assert network.asked == []
 
 
+@pytest.mark.fault(
+    "a wrong file is to be repaired, and the hub has wrong bytes too",
+    "the old file stays as it was, the others are repaired, exit 8",
+    number=90,
+)
 def test_the_wrong_file_stays_until_the_right_one_is_proven(
     network: FakeNetwork, tree: Path, tmp_path: Path
 ) -> None:
@@ -359,6 +387,10 @@ def test_the_wrong_file_stays_until_the_right_one_is_proven(
     assert "SHA-256" in report.found("wrong")[0].reason
 
 
+@pytest.mark.fault(
+    "a repair is interrupted",
+    "it goes on where it stopped; what arrived is not fetched again",
+)
 def test_an_interrupted_repair_goes_on_where_it_stopped(
     network: FakeNetwork, tree: Path, tmp_path: Path
 ) -> None:
