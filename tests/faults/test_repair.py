@@ -19,7 +19,7 @@ from aiohttp import web
 from modelhaul import events
 from modelhaul.core.journal import Have
 from modelhaul.core.span import Span, SpanSet
-from modelhaul.errors import IntegrityError
+from modelhaul.errors import ConnectFailed, IntegrityError
 from modelhaul.report import FileResult
 from modelhaul.server.body import parse_range
 from modelhaul.store.claim import read_runs
@@ -171,10 +171,14 @@ def test_a_mirror_that_was_only_a_fallback_repairs_the_file(target: Path) -> Non
     "the other one goes on",
     number=30,
 )
-def test_the_source_that_is_believed_may_go_away(target: Path) -> None:
+@pytest.mark.parametrize(
+    "gone",
+    [Fault(status=404), Fault(error=ConnectFailed("connection refused"))],
+    ids=["no such file", "refused"],
+)
+def test_the_source_that_is_believed_may_go_away(target: Path, gone: Fault) -> None:
     """B was wrong; while A is believed alone it is gone, and B is asked after all."""
     rig = two_sources(target, lambda asked: None, rate_a=5e6, rate_b=1e6)
-    gone = Fault(status=404)
     until_renewed(rig, flipping(B), lambda asked: gone if asked.url.startswith(A) else None)
 
     result = bring(rig, A, B)
