@@ -385,6 +385,31 @@ def test_a_connection_that_nobody_uses_is_closed(run: Run) -> None:
     run(main)
 
 
+def test_after_a_renewal_requests_go_over_new_connections(run: Run) -> None:
+    """What is open is not used again, what is under way goes on and is not kept either."""
+
+    async def main() -> None:
+        async with raw_server(sends(answer(b"0123456789"))) as server, transport() as net:
+
+            class Renewing(Bucket):
+                def commit(self, count: int) -> None:
+                    super().commit(count)
+                    net.renew()
+
+            made = []
+            for bucket in (Bucket(10), Renewing(10), Bucket(10), Bucket(10)):
+                await net.fetch(request(server, 0, 10, size=10), bucket)
+                assert bucket.data == b"0123456789"
+                made.append(server.connections)
+            net.renew()
+            await net.fetch(request(server, 0, 10, size=10), Bucket(10))
+            made.append(server.connections)
+
+            assert made == [1, 1, 2, 2, 3]
+
+    run(main)
+
+
 def test_cookies_are_not_kept(run: Run) -> None:
     """A server's cookie never comes back to it, or to anybody."""
     reply = answer(b"0123456789", Set_Cookie="track=1; Path=/")

@@ -257,16 +257,22 @@ def test_what_was_proven_is_remembered(path: Path, index: ProvenIndex) -> None:
     assert sight.known == Known(DIGEST, None, ours=False)
 
 
-def test_what_was_disproven_is_not_remembered_as_proven(path: Path, index: ProvenIndex) -> None:
-    """Wrong bytes of the right size stay wrong."""
-    path.write_bytes(bytes(reversed(CONTENT)))
+@pytest.mark.parametrize("ours", [False, True])
+def test_what_was_disproven_is_remembered_as_what_it_is(
+    path: Path, index: ProvenIndex, ours: bool
+) -> None:
+    """A disk that changes bytes leaves no trace in the times: the earlier proof has to go."""
+    wrong = bytes(reversed(CONTENT))
+    path.write_bytes(wrong)
+    remember(index, path, Known(DIGEST, None, ours=ours))
+    assert look(path, WANTED, index, trust=True).verdict is True
 
     proven = prove(path, WANTED, index)
     sight = look(path, WANTED, index, trust=True)
 
     assert not proven
-    assert sight.verdict is not True
-    assert sight.known is None
+    assert sight.verdict is False
+    assert sight.known == Known(hashlib.sha256(wrong).hexdigest(), None, ours=ours)
 
 
 def test_proving_again_keeps_our_file_ours(path: Path, index: ProvenIndex) -> None:

@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelhaul.cli.options import (
+    CacheDir,
     Connections,
+    Dataset,
+    Endpoint,
+    Exclude,
+    Files,
     Force,
+    Include,
     Json,
     LimitRate,
+    Model,
     Quiet,
+    RepoType,
+    Revision,
+    Token,
     changed_settings,
     choose_view,
 )
@@ -34,56 +44,20 @@ def download(
             metavar="REPO", help="The repository: owner/name, or its page on modelscope.cn or .ai."
         ),
     ] = None,
-    files: Annotated[
-        list[str] | None, typer.Argument(metavar="FILE", help="Only these files.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="REPO", help="The same as REPO, for a model.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="REPO", help="REPO is a dataset.")
-    ] = None,
-    repo_type: Annotated[
-        str,
-        typer.Option(
-            "--repo-type",
-            metavar="KIND",
-            help="What REPO is: model or dataset.",
-            autocompletion=lambda: ["model", "dataset"],
-        ),
-    ] = "model",
-    revision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit.  [default: master]")
-    ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN...",
-            help="Only files whose path matches; shell patterns, where * crosses /.",
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN...", help="No files whose path matches; wins over --include."
-        ),
-    ] = None,
+    files: Files = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    repo_type: RepoType = "model",
+    revision: Revision = None,
+    include: Include = None,
+    exclude: Exclude = None,
     local_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="A plain folder to write to, instead of the cache."),
     ] = None,
-    cache_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The cache.  [env: MODELSCOPE_CACHE]")
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TOKEN", help="API token.  [env: MODELSCOPE_API_TOKEN; else the saved login]"
-        ),
-    ] = None,
-    endpoint: Annotated[
-        str | None, typer.Option(metavar="URL", help="The site.  [env: MODELSCOPE_ENDPOINT]")
-    ] = None,
+    cache_dir: CacheDir = None,
+    token: Token = None,
+    endpoint: Endpoint = None,
     connections: Connections = None,
     limit_rate: LimitRate = None,
     max_workers: Annotated[
@@ -116,7 +90,7 @@ def download(
         if local_dir is not None and cache_dir is not None:
             raise UsageError("--local-dir and --cache-dir at once: give one of them")
         patterns = [*(include or ()), *(exclude or ())]
-        name, names, kind = _which(repo, files, model, dataset, repo_type, patterns)
+        name, names, kind = which(repo, files, model, dataset, repo_type, patterns)
         if repo in names and is_like_repo(repo):
             view.say(f"note: {repo} is taken for a file of {name}: --model and --dataset name REPO")
         wish: dict[str, Any] = {
@@ -143,7 +117,7 @@ def download(
     raise typer.Exit(run(main, view))
 
 
-def _which(
+def which(
     repo: str | None,
     files: list[str] | None,
     model: str | None,
@@ -164,7 +138,7 @@ def _which(
             hint = (
                 f"--include and --exclude take all words behind them: put {taken} first"
                 if taken is not None
-                else "modelhaul download owner/name; see --help"
+                else "put owner/name first; see --help"
             )
             raise UsageError("no repository given", hint=hint)
         return repo, names, repo_type

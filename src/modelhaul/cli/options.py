@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,48 @@ from modelhaul.core.units import parse_size
 if TYPE_CHECKING:
     from modelhaul.settings import Settings
 
+Files = Annotated[list[str] | None, typer.Argument(metavar="FILE", help="Only these files.")]
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="REPO", help="The same as REPO, for a model.")
+]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", metavar="REPO", help="REPO is a dataset.")
+]
+RepoType = Annotated[
+    str,
+    typer.Option(
+        "--repo-type",
+        metavar="KIND",
+        help="What REPO is: model or dataset.",
+        autocompletion=lambda: ["model", "dataset"],
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Branch, tag or commit.  [default: master]")
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN...",
+        help="Only files whose path matches; shell patterns, where * crosses /.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN...", help="No files whose path matches; wins over --include."),
+]
+CacheDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The cache.  [env: MODELSCOPE_CACHE]")
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKEN", help="API token.  [env: MODELSCOPE_API_TOKEN; else the saved login]"
+    ),
+]
+Endpoint = Annotated[
+    str | None, typer.Option(metavar="URL", help="The site.  [env: MODELSCOPE_ENDPOINT]")
+]
 Connections = Annotated[
     int | None,
     typer.Option(

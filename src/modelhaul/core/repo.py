@@ -42,8 +42,7 @@ def parse_ref(text: str, *, hub: str, kind: Kind, revision: str | None = None) -
     Raises:
         UsageError: the text is not of that form, or the revision is empty.
     """
-    owner, slash, name = text.strip().partition("/")
-    if not slash or not _PART.fullmatch(owner) or not _PART.fullmatch(name):
+    if not is_repo(text):
         raise UsageError(
             f"not a repository name: {text!r}",
             hint=(
@@ -52,9 +51,16 @@ def parse_ref(text: str, *, hub: str, kind: Kind, revision: str | None = None) -
                 else "names have the form owner/name, for example Qwen/Qwen3-8B"
             ),
         )
+    owner, _, name = text.strip().partition("/")
     if revision is not None and not is_revision(revision):
         raise UsageError(f"not a revision: {revision!r}", hint="give a branch, a tag or a commit")
     return RepoRef(hub, kind, owner, name, revision)
+
+
+def is_repo(text: str) -> bool:
+    """Whether `text` has the form `owner/name`."""
+    owner, slash, name = text.strip().partition("/")
+    return bool(slash and _PART.fullmatch(owner) and _PART.fullmatch(name))
 
 
 def is_revision(text: str) -> bool:

@@ -117,6 +117,7 @@ class Job:
         frontier: end of the contiguous prefix that is on disk; the driver moves it, and holds it
             back while the hashing is behind.
         behind: the hashing is behind: a second connection for the same bytes would not help.
+        believed: name of the source to ask while it is alive, where another one may have lied.
     """
 
     key: int
@@ -126,6 +127,7 @@ class Job:
     todo: SpanSet = field(default_factory=SpanSet)
     frontier: int = 0
     behind: bool = False
+    believed: str | None = None
     leases: list[Lease] = field(default_factory=list, repr=False)
 
     def alive(self) -> bool:
@@ -289,6 +291,7 @@ class Scheduler:
     def choose(self, job: Job, usable: Usable) -> SourceState | None:
         """The source that should be asked next for a job; None if none may be asked now."""
         alive = [source for source in job.sources if source.alive]
+        alive = [source for source in alive if source.name == job.believed] or alive
         first = [source for source in alive if not source.fallback] or alive
         if not job.whole:
             first = [source for source in first if source.ranges] or first

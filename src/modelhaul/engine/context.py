@@ -101,6 +101,9 @@ class Context(Protocol):
     def more_work(self) -> None:
         """There may be something to fetch again."""
 
+    def renew(self) -> None:
+        """What was kept open is suspect: the next requests go over new connections."""
+
     def again(self, job: Job) -> None:
         """A whole file has to be fetched once more."""
 

@@ -341,6 +341,9 @@ class Engine:
         self._last_news = self._clock()
         self._dispatch()
 
+    def renew(self) -> None:
+        self._transport.renew()
+
     def again(self, job: Job) -> None:
         self._scheduler.again(job)
 
@@ -579,4 +582,5 @@ def done_event(result: FileResult) -> FileDone:
         verified=result.verified,
         fetched=result.fetched,
         proof_seconds=result.proof_seconds,
+        disproven=result.disproven,
     )

@@ -21,6 +21,8 @@ from modelhaul.events import Event, Retrying, SourceDropped
 
 #: A failed request that brought this many bytes costs nothing.
 USEFUL = 64 * 1024
+#: Failures in a row after which a source that was to bring everything alone has others beside it.
+MOST_STRIKES = 3
 
 
 class Failures:
@@ -65,6 +67,8 @@ class Failures:
                 self._revoke(lease)
             return
         costs = self._carry_out(judgement, asking, error)
+        if source.name == job.believed and asking.lane.health.strikes >= MOST_STRIKES:
+            job.believed = None  # the others may have the right bytes after all
         if not source.alive:
             self._emit(
                 SourceDropped(path=task.order.file.path, source=source.name, reason=error.message)

@@ -14,14 +14,16 @@ import contextlib
 
 import anyio
 
+from modelhaul.core.inquiry import Inquiry
 from modelhaul.core.journal import Have
 from modelhaul.core.scheduler import Job, Lease
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.core.transfer import Change, State, step
+from modelhaul.core.units import size_text
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Context
 from modelhaul.engine.hasher import HASH_STEP, Hasher
-from modelhaul.engine.pieces import Piece, PieceWriter
+from modelhaul.engine.pieces import Piece, PieceWriter, source_mark
 from modelhaul.engine.task import LeaseReceiver, Order, Task
 from modelhaul.errors import HaulError, IntegrityError, Occupied, StorageError, single_error
 from modelhaul.events import FileProgress, FileStarted, Note, Repairing, Waiting
@@ -38,8 +40,7 @@ BARRIER_BYTES = 256 * MIB
 LOCK_POLL = 0.25
 #: How long a stop may wait for the last bytes to be handed over.
 STOP_SECONDS = 1.0
-#: Fetched again in full at most once; a disk that goes on changing bytes is given up too.
-MOST_REFETCHES = 1
+#: A disk that goes on changing bytes is given up.
 MOST_MENDS = 3
 
 
@@ -64,8 +65,9 @@ class LargeFile(Task):
         )
         self._unsynced = SpanSet()
         self._since_barrier = 0
-        self._refetches = 0
         self._mends = 0
+        self._inquiry = Inquiry(self._size)
+        self._doubted: list[Have] = []  # runs that were fetched again because they may be wrong
         self._wake_barrier = asyncio.Event()
         self._wake_prover = asyncio.Event()
 
@@ -310,13 +312,16 @@ class LargeFile(Task):
         expected = self.order.file.sha256
         if expected is None or self._hasher.hexdigest() == expected:
             self.tally.proven = anyio.current_time()
+            if self._doubted:
+                await self._tell_whose_bytes_were_wrong()
             self._change(Change.PROVEN)
             return True
         await self._repair(expected)
         return False
 
     async def _repair(self, expected: str) -> None:
-        """Mark for fetching what is wrong: what the disk damaged, else everything, once.
+        """Mark for fetching what is wrong: what the disk damaged, else what one source has not
+        brought, or all of it once more where there is only one.
 
         Raises:
             IntegrityError: it was wrong again; part and journal are gone.
@@ -326,18 +331,10 @@ class LargeFile(Task):
         if wrong and self._mends < MOST_MENDS:
             self._mends += 1
             reason = "these bytes changed on the disk"
-        elif self._refetches < MOST_REFETCHES:
-            self._refetches += 1
-            wrong = SpanSet([Span(0, self._size)])
-            reason = "the digest is wrong and the disk is not to blame"
         else:
-            await self.context.threads.write(self._claimed.discard)
-            origins = ", ".join(self.tally.sources) or "the part on disk"
-            raise IntegrityError(
-                f"{self.order.file.path}: SHA-256 is {self._hasher.hexdigest()},"
-                f" should be {expected} (fetched twice, from {origins})",
-                hint="source and listing disagree; nothing was left under its name",
-            )
+            source, wrong = await self._believe_next(expected)
+            reason = f"the digest is wrong and the disk is not to blame; now from {source} alone"
+            self.context.renew()
         self._change(Change.DISPROVEN)
         self.context.emit(Repairing(path=self.order.file.path, size=wrong.total, reason=reason))
         await self.context.threads.sync(self._claimed.journal.void, list(wrong))
@@ -352,14 +349,76 @@ class LargeFile(Task):
 
     def _damaged(self, within: Span) -> SpanSet:
         """In a thread: recorded runs, some of it in `within`, whose bytes have another CRC now."""
-        _, runs = read_runs(self._claimed.journal.path)
-        buffer = memoryview(bytearray(STEP))
         return SpanSet(
             run.span
-            for run in runs
-            if SpanSet([within]).overlaps(run.span)
-            and crc_of(self._claimed.part, run.span, buffer) != run.crc
+            for run in self._runs()
+            if SpanSet([within]).overlaps(run.span) and not self._stands(run)
         )
+
+    def _runs(self) -> tuple[Have, ...]:
+        return read_runs(self._claimed.journal.path)[1]
+
+    def _stands(self, run: Have) -> bool:
+        """In a thread: whether the part has the bytes of this run."""
+        buffer = memoryview(bytearray(STEP))
+        return crc_of(self._claimed.part, run.span, buffer) == run.crc
+
+    async def _believe_next(self, expected: str) -> tuple[str, SpanSet]:
+        """The source that brings what it has not brought yet, so that every byte is of it alone.
+
+        Raises:
+            IntegrityError: each had its chance; part and journal are gone.
+        """
+        names = {source_mark(source.name): source.name for source in self.ranges.sources}
+        alive = [source_mark(source.name) for source in self.ranges.sources if source.alive]
+        brought = await self.context.threads.hash(self._brought)
+        believed = self._inquiry.next(list(dict.fromkeys(alive)), brought)
+        if believed is None:
+            await self.context.threads.write(self._claimed.discard)
+            agreed = [names[mark] for mark in self._inquiry.agreed(brought) if mark in names]
+            raise self._disproven(expected, agreed)
+        mark, missing = believed
+        self.ranges.believed = names[mark]
+        runs = await self.context.threads.hash(self._runs)
+        self._doubted += [run for run in runs if missing.overlaps(run.span)]
+        return names[mark], missing
+
+    def _disproven(self, expected: str, agreed: list[str]) -> IntegrityError:
+        """The error of a file that no source has with the stated digest."""
+        wrong = (
+            f"{self.order.file.path}: SHA-256 is {self._hasher.hexdigest()}, should be {expected}"
+        )
+        if len(agreed) > 1:
+            return IntegrityError(
+                f"{wrong} ({' and '.join(agreed)} have the same bytes)",
+                hint="the digest is of another file; nothing was left under its name",
+            )
+        origins = ", ".join(self.tally.sources) or "the part on disk"
+        return IntegrityError(
+            f"{wrong} (fetched twice, from {origins})",
+            hint="source and listing disagree; nothing was left under its name",
+        )
+
+    def _brought(self) -> dict[int, SpanSet]:
+        """In a thread: for each source the bytes that it has brought as they are on disk now."""
+        brought: dict[int, SpanSet] = {}
+        for run in (*self._runs(), *self._doubted):
+            if self._stands(run):
+                brought.setdefault(run.source, SpanSet()).add(run.span)
+        return brought
+
+    async def _tell_whose_bytes_were_wrong(self) -> None:
+        """The digest is right at last: what is not as it was before was wrong."""
+        wrong = await self.context.threads.hash(
+            lambda: [run for run in self._doubted if not self._stands(run)]
+        )
+        names = {source_mark(source.name): source.name for source in self.ranges.sources}
+        for mark in dict.fromkeys(run.source for run in wrong):
+            name = names.get(mark, "a source of an earlier run")
+            self.tally.disproven[name] = None
+            size = SpanSet(run.span for run in wrong if run.source == mark).total
+            text = f"{name} sent wrong bytes of {self.order.file.path}, within {size_text(size)}"
+            self.context.emit(Note(message=f"{text} that were fetched again"))
 
     # -- 5 and 6: publication ------------------------------------------------------------------
 

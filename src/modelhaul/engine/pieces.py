@@ -39,6 +39,11 @@ _TURN = 64 * MIB
 _TURN_SECONDS = 0.25
 
 
+def source_mark(name: str) -> int:
+    """What records call a source."""
+    return crc32(name.encode())
+
+
 @dataclass(slots=True, eq=False)
 class Piece:
     """Bytes that arrived: `block[:length]` belongs at `offset`.
@@ -348,7 +353,7 @@ class PieceWriter:
         if piece.block is not None:
             data = piece.block.view[: piece.length]
             if run is None:
-                source = crc32(piece.owner.source.name.encode())
+                source = source_mark(piece.owner.source.name)
                 run = _Run(piece.offset, piece.offset, 0, source, self.context.now())
                 self._runs[piece.owner] = run
             assert run.stop == piece.offset

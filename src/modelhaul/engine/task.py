@@ -90,6 +90,7 @@ class Tally:
     last_byte: float | None = None
     proven: float | None = None
     sources: dict[str, None] = field(default_factory=dict)
+    disproven: dict[str, None] = field(default_factory=dict)
 
     @property
     def proof_seconds(self) -> float | None:
@@ -152,6 +153,7 @@ class Task:
                 reused=tally.reused,
                 proof_seconds=tally.proof_seconds if how == "fetched" else None,
                 sources=tuple(tally.sources),
+                disproven=tuple(tally.disproven),
             )
         )
 

@@ -82,6 +82,8 @@ class Connection(asyncio.BufferedProtocol):
         #: When the last byte came, by the loop's clock.
         self.heard = self._loop.time()
         self.keeps_alive = True
+        #: Of its maker: which of its connections belong together.
+        self.era = 0
         #: For what the loop has no name for; set by who made it.
         self.socket: socket.socket | None = None
 

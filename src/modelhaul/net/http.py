@@ -62,6 +62,7 @@ class HttpTransport:
         self._keep_alive = keep_alive
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._trust = Trust(settings)
+        self._left: list[aiohttp.ClientSession] = []  # nothing new is asked over these
 
     # -- sessions ----------------------------------------------------------------------------
 
@@ -111,10 +112,16 @@ class HttpTransport:
             max_field_size=MAX_HEADER,
         )
 
+    def renew(self) -> None:
+        # Not closed before the end: requests may be under way on them.
+        self._left += self._sessions.values()
+        self._sessions.clear()
+
     async def aclose(self) -> None:
         """Close all connections. Usable again afterwards."""
-        sessions = list(self._sessions.values())
+        sessions = [*self._sessions.values(), *self._left]
         self._sessions.clear()
+        self._left.clear()
         with anyio.CancelScope(shield=True):
             for session in sessions:
                 await session.close()

@@ -104,7 +104,10 @@ def _link_verdict(path: Path, file: RemoteFile) -> bool | None:
 def prove(
     path: Path, file: RemoteFile, index: ProvenIndex, *, check: Callable[[int], None] | None = None
 ) -> bool:
-    """Hash what is at `path`; True, and remembered, if it is the wanted content.
+    """Hash what is at `path`; True if it is the wanted content. Either way it is remembered.
+
+    What is wrong is remembered too: the disk may have changed it without a trace in its times, and
+    an earlier proof would be believed for ever.
 
     Args:
         path: a regular file or a link to one.
@@ -123,7 +126,7 @@ def prove(
     settled = time.time_ns() - began.ctime_ns >= grain_ns(began)
     digest, stamp = hash_file(path, check=check, sync=True)
     same = digest == file.sha256
-    if same and settled and stamp == began and not path.is_symlink():
+    if settled and stamp == began and not path.is_symlink():
         known = index.lookup(path, stamp)
         ours = known is not None and known.ours
         index.remember([Entry(path, stamp, Known(digest, None, ours=ours))])

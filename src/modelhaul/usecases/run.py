@@ -7,7 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -32,7 +33,14 @@ from modelhaul.engine.driver import Engine, done_event
 from modelhaul.engine.lanes import Lanes
 from modelhaul.engine.task import Order, Placement
 from modelhaul.engine.threads import Threads
-from modelhaul.errors import DiskFull, HaulError, Occupied, UnsafeName, single_error
+from modelhaul.errors import (
+    DiskFull,
+    HaulError,
+    Occupied,
+    StorageError,
+    UnsafeName,
+    single_error,
+)
 from modelhaul.events import (
     Checking,
     Event,
@@ -153,12 +161,14 @@ class Prepared:
     Attributes:
         sights: what was seen at the final names; of unsafe names nothing.
         memory: tells if the memory of proven files fails this run.
+        unreadable: files of which that was all that could be told, each with the reason.
     """
 
     job: Job
     plan: Plan
     sights: Mapping[str, Sight]
     memory: _Memory
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
 async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
@@ -167,6 +177,26 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
     Raises:
         StorageError: the disk cannot be read.
     """
+    prepared = await compare(resources, job, emit)
+    tell_plan(prepared.plan, emit)
+    return prepared
+
+
+def tell_plan(plan: Plan, emit: Emitter) -> None:
+    """Say what will be done."""
+    emit(Planned(files=len(plan), fetch=plan.fetch, reuse=plan.reuse, copy=plan.copy))
+
+
+async def compare(
+    resources: Resources, job: Job, emit: Emitter, *, patient: bool = False
+) -> Prepared:
+    """`prepare()` without a word about the plan.
+
+    Args:
+        resources, job, emit: the run.
+        patient: a file that cannot be read is one that is not the wanted one, not the end.
+    """
+    unreadable: dict[str, str] = {}
     memory = _Memory(resources.index)
     unsafe = await _unsafe(resources, job)
     wanted = [file for file in job.files if file.path not in unsafe]
@@ -174,7 +204,7 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
     if too_long:
         unsafe |= too_long
         wanted = [file for file in wanted if file.path not in too_long]
-    same = await _prove(resources, job, wanted, sights, emit)
+    same = await _prove(resources, job, wanted, sights, emit, unreadable if patient else None)
     recorded = await resources.threads.write(_recorded, job.layout, wanted)
     plans: list[FilePlan] = []
     for file in job.files:
@@ -192,13 +222,32 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
                 recorded=parts,
             )
         plans.append(decide(file, seen, owned=job.layout.owned, force=job.force))
-    plan = Plan(tuple(share(plans)))
-    emit(Planned(files=len(job.files), fetch=plan.fetch, reuse=plan.reuse, copy=plan.copy))
     memory.tell(emit)
-    return Prepared(job, plan, sights, memory)
+    return Prepared(job, Plan(tuple(share(plans))), sights, memory, unreadable)
 
 
 async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
+    """Bring the files of a plan, and say that it is finished.
+
+    Raises:
+        HaulError: as `bring`.
+    """
+    report = await bring(resources, prepared, emit)
+    emit(
+        Finished(
+            path=report.path,
+            size=report.size,
+            fetched=report.fetched,
+            reused=report.reused,
+            connections=report.connections,
+            seconds=report.seconds,
+            verified=report.verified,
+        )
+    )
+    return report
+
+
+async def bring(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
     """Bring the files of a plan.
 
     Raises:
@@ -267,17 +316,6 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
     )
     if not complete:
         raise _incomplete(report)
-    emit(
-        Finished(
-            path=report.path,
-            size=report.size,
-            fetched=report.fetched,
-            reused=report.reused,
-            connections=report.connections,
-            seconds=report.seconds,
-            verified=report.verified,
-        )
-    )
     return report
 
 
@@ -422,8 +460,12 @@ async def _prove(
     files: Sequence[RemoteFile],
     sights: Mapping[str, Sight],
     emit: Emitter,
+    unreadable: dict[str, str] | None,
 ) -> set[str]:
-    """Paths that hold the wanted content; what only hashing can tell is hashed."""
+    """Paths that hold the wanted content; what only hashing can tell is hashed.
+
+    What cannot be read goes into `unreadable` with the reason; without that it raises.
+    """
     same = {file.path for file in files if sights[file.path].verdict is True}
     doubtful = [file for file in files if sights[file.path].verdict is None]
     if not doubtful:
@@ -439,12 +481,14 @@ async def _prove(
 
     async def prove(file: RemoteFile) -> None:
         final = job.layout.final(file.path)
-
-        def call() -> bool:
-            return presence.prove(final, file, resources.index, check=check)
-
-        if await resources.threads.hash(call):
-            same.add(file.path)
+        call = partial(presence.prove, final, file, resources.index, check=check)
+        try:
+            if await resources.threads.hash(call):
+                same.add(file.path)
+        except StorageError as error:
+            if unreadable is None:
+                raise
+            unreadable[file.path] = error.message
 
     async def show() -> None:
         while True:
