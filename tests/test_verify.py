@@ -409,8 +409,21 @@ def test_an_interrupted_repair_goes_on_where_it_stopped(
     assert (tree / "a.safetensors").read_bytes() == FILES["a.safetensors"]
 
 
+def test_what_an_unfinished_part_has_of_a_missing_file_is_told(
+    network: FakeNetwork, tree: Path, tmp_path: Path
+) -> None:
+    """A repair need not fetch that."""
+    (tree / "a.safetensors").unlink()
+    network.fault = gone_after(2)
+    verify(network, tmp_path, repair=True)
+
+    (found,) = verify(network, tmp_path).found("missing")
+
+    assert found.reason == "1.05 MB of it are in an unfinished part"
+
+
 def gone_after(count: int) -> Callable[[Asked], Fault | None]:
-    """So many answers of a megabyte, then 404."""
+    """So many answers, cut after half a megabyte; then 404."""
     asked_so_far = 0
 
     def fails(asked: Asked) -> Fault | None:

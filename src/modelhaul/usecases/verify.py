@@ -136,7 +136,11 @@ def _finding(seen: Prepared, plan: FilePlan) -> tuple[Finding, str]:
     if plan.action is Action.KEEP:
         return "right", ""
     if sight.found is Found.NOTHING:
-        return "missing", ""
+        begun = plan.action is Action.FETCH and plan.reuse
+        return (
+            "missing",
+            f"{size_text(plan.reuse)} of it are in an unfinished part" if begun else "",
+        )
     if sight.found in (Found.FOLDER, Found.OTHER):
         return "wrong", f"{sight.found.value} stands there"
     if file.path in seen.unreadable:
