@@ -37,12 +37,12 @@ class Kind:
     Attributes:
         options: of the mount.
         old: another file stands under the final name already.
-        bug: the mistake that is planted in the engine; none.
+        mistake: what is planted in the engine, if anything.
     """
 
     options: str = "rw"
     old: bool = False
-    bug: str = ""
+    mistake: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,8 @@ def download(hub: str, target: Path, state: Path, marks: Path, kind: Kind) -> No
     """Run the real engine in a process of its own."""
     command = [sys.executable, "-m", "tests.powercut.writer", "--hub", hub]
     command += ["--target", str(target), "--state", str(state), "--marks", str(marks)]
-    if kind.bug:
-        command += ["--bug", kind.bug]
+    if kind.mistake:
+        command += ["--mistake", kind.mistake]
     if kind.old:
         command += ["--force"]
     run(*command)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.powercut.writer import BUGS
+from tests.powercut.mistakes import MISTAKES
 
 pytestmark = pytest.mark.command
 
@@ -70,7 +70,7 @@ def trial(folder: Path, *options: str, limit: int) -> dict[str, Any]:
     "the power fails during a download",
     "what was made durable is there and counts, a final name has the whole file, the next run ends"
     " well and fetches nothing twice",
-    number=22,
+    number=93,
 )
 def test_a_power_cut_costs_nothing_that_was_durable(tmp_path: Path) -> None:
     """At each flush and after each promise, with any part of what was not flushed."""
@@ -114,14 +114,17 @@ _QUICK = ("no barrier before the record", "no barrier before the rename")
 
 @pytest.mark.timeout(450)
 @pytest.mark.parametrize(
-    "bug",
-    [bug if bug in _QUICK else pytest.param(bug, marks=pytest.mark.torture) for bug in BUGS],
+    "mistake",
+    [
+        mistake if mistake in _QUICK else pytest.param(mistake, marks=pytest.mark.torture)
+        for mistake in MISTAKES
+    ],
 )
-def test_a_mistake_in_the_order_is_found(tmp_path: Path, bug: str) -> None:
+def test_a_mistake_in_the_order_is_found(tmp_path: Path, mistake: str) -> None:
     """Without this the tests above would only show that ext4 is good at hiding mistakes."""
     for seed in range(MOST_RECORDINGS):
-        options = ("--first", "--random", "20", "--seed", str(seed), "--bug", bug)
+        options = ("--first", "--random", "20", "--seed", str(seed), "--mistake", mistake)
         if trial(tmp_path / f"trial{seed}", *options, limit=110)["bad"]:
             return
 
-    pytest.fail(f"{MOST_RECORDINGS} recordings, and nobody noticed: {bug}")
+    pytest.fail(f"{MOST_RECORDINGS} recordings, and nobody noticed: {mistake}")

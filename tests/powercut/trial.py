@@ -19,8 +19,8 @@ from pathlib import Path
 from tests.powercut.check import broken_promises, forgotten_runs, resume
 from tests.powercut.cuts import choose_cuts, replay
 from tests.powercut.disk import FLUSH, MARK, WRITE
+from tests.powercut.mistakes import MISTAKES
 from tests.powercut.record import FILES, TARGET, Kind, Recording, mounted, record, run, write_disk
-from tests.powercut.writer import BUGS
 from tests.support.hub import hub_in_thread
 
 
@@ -98,14 +98,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--options", default="rw")
     parser.add_argument("--old", action="store_true")
-    parser.add_argument("--bug", choices=BUGS, default="")
+    parser.add_argument("--mistake", choices=MISTAKES, default="")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--random", type=int, default=20)
     parser.add_argument("--all-kinds", action="store_true")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--first", action="store_true")
     asked = parser.parse_args()
-    kind = Kind(asked.options, asked.old, asked.bug)
+    kind = Kind(asked.options, asked.old, asked.mistake)
     plan = Plan(asked.seed, asked.random, asked.all_kinds, asked.resume, asked.first)
     folder: Path = asked.folder
     run("mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(folder))
