@@ -11,15 +11,16 @@ import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from zlib import crc32
 
 import anyio
 import pytest
 
 from modelhaul.core import journal as format_
-from modelhaul.core.journal import Have, JournalUnreadable
-from modelhaul.core.span import SpanSet
+from modelhaul.core.journal import JournalUnreadable
+from modelhaul.core.span import Span, SpanSet
 from modelhaul.engine.context import Options
 from modelhaul.events import Event, FileDone, FileStarted
 from modelhaul.report import FileResult
@@ -28,11 +29,12 @@ from modelhaul.store.journalfile import JournalFile, parse_journal
 from tests.engine.harness import ORIGIN, Rig, payload, remote
 from tests.powercut.mistakes import MISTAKES, SUBTLE_MISTAKES, Mistake
 from tests.support.crashes import Crash, Promised, Tape, crashes
-from tests.support.network import FakeNetwork, Fault, Served
+from tests.support.network import Asked, FakeNetwork, Fault, Served
 from tests.support.virtual import virtual
 
 KIB = 1 << 10
 DATA = payload(60 * KIB + 100)
+FLIP = 5000  # a byte of it
 SMALL = {f"small{n}": payload(3 * KIB, n) for n in range(3)}
 FILES = {"big": DATA, **SMALL}
 STEM = part_name(f"sha256:{hashlib.sha256(DATA).hexdigest()}", len(DATA))
@@ -53,40 +55,70 @@ class Told(list[Event]):
             self._tape.steps.append(Promised("published", event.path))
 
 
-def recorded(target: Path, monkeypatch: pytest.MonkeyPatch, *stops: float) -> Tape:
-    """Bring one large file and some small ones, in runs that are stopped after some seconds.
+@dataclass(frozen=True, slots=True)
+class Story:
+    """How a download goes.
 
-    The last run comes to its end.
+    Attributes:
+        stops: seconds after which runs are stopped; one more comes to its end.
+        flipped: the first answer for the large file has a wrong byte: it has to be fetched again.
+        burst: nothing is published before everything is proven.
     """
+
+    stops: tuple[float, ...] = ()
+    flipped: bool = False
+    burst: bool = False
+
+
+PLAIN = Story()
+STORIES = {
+    "one run": PLAIN,
+    "two runs": Story(stops=(1.7,)),
+    "three runs": Story(stops=(0.5, 2.2)),
+    "fetched again": Story(flipped=True),
+    "all at once": Story(burst=True),
+}
+
+
+def recorded(target: Path, monkeypatch: pytest.MonkeyPatch, story: Story) -> Tape:
+    """Bring one large file and some small ones; all that was done to the disk, and promised."""
     tape = Tape(target)
-    synced = JournalFile.synced
+    synced, void = JournalFile.synced, JournalFile.void
 
     def synced_and_say(journal: JournalFile, count: int) -> None:
         synced(journal, count)
         _, slots, _ = parse_journal(journal.content())
-        runs = [run.span for run in slots[:count] if isinstance(run, Have)]
-        tape.steps.append(Promised("synced", SpanSet(runs)))
+        tape.steps.append(Promised("synced", format_.replay(slots).durable))
+
+    def say_and_void(journal: JournalFile, spans: list[Span]) -> None:
+        tape.steps.append(Promised("voided", SpanSet(spans)))
+        void(journal, spans)
 
     with monkeypatch.context() as patch:
         patch.setattr(JournalFile, "synced", synced_and_say)
+        patch.setattr(JournalFile, "void", say_and_void)
         tape.install(patch)
-        for seconds in (*stops, 1000.0):
-            rig = a_rig(target)
+        for seconds in (*story.stops, 1000.0):
+            rig = a_rig(target, story)
             rig.seen = Told(tape)
             virtual(run_for, rig, seconds)
     assert (target / "big").read_bytes() == DATA
     return tape
 
 
-def a_rig(target: Path, rate: float = 6e3) -> Rig:
+def a_rig(target: Path, story: Story = PLAIN, rate: float = 6e3) -> Rig:
     """An engine on a slow line, so that barriers come between few writes."""
     served = {f"{ORIGIN}/big": Served(DATA, rate=rate)}
     for path, data in SMALL.items():
         served[f"{ORIGIN}/{path}"] = Served(data)
-    network = FakeNetwork(served, lambda asked: Fault(step=4 * KIB))
-    return Rig(
-        target, network, connections=3, options=Options(chunk=8 * KIB, small=4 * KIB)
-    )  # fmt: skip
+    flips = [FLIP] if story.flipped else []
+
+    def fault(asked: Asked) -> Fault:
+        wrong = flips and asked.url.endswith("big") and asked.span.start <= FLIP < asked.span.stop
+        return Fault(step=4 * KIB, flip=(flips.pop(),) if wrong else ())
+
+    options = Options(chunk=8 * KIB, small=4 * KIB, burst=story.burst)
+    return Rig(target, FakeNetwork(served, fault), connections=3, options=options)
 
 
 async def run_for(rig: Rig, seconds: float) -> None:
@@ -103,14 +135,21 @@ async def bring_missing(rig: Rig) -> Sequence[FileResult]:
     )
 
 
-def fetched_again(results: Sequence[FileResult], crash: Crash) -> int:
-    """Bytes of the large file that were fetched though they had been made durable."""
-    durable = SpanSet()
+def durable(crash: Crash) -> SpanSet:
+    """The bytes of the large file that had been vouched for."""
+    spans = SpanSet()
     for promise in crash.promises:
         for span in promise.value if promise.what == "synced" else ():
-            durable.add(span)
+            spans.add(span)
+        for span in promise.value if promise.what == "voided" else ():
+            spans.remove(span)
+    return spans
+
+
+def fetched_again(results: Sequence[FileResult], crash: Crash) -> int:
+    """Bytes of the large file that were fetched though they had been made durable."""
     (big,) = [result for result in results if result.path == "big"] or [None]
-    return 0 if big is None else max(0, big.fetched + durable.total - len(DATA))
+    return 0 if big is None else max(0, big.fetched + durable(crash).total - len(DATA))
 
 
 def broken_promises(target: Path, crash: Crash) -> Iterator[str]:
@@ -136,14 +175,14 @@ def lost_progress(state: Path, crash: Crash) -> Iterator[str]:
     except JournalUnreadable:
         yield "the journal cannot be read"
         return
-    durable = format_.replay(slots).durable
-    for span in durable:
-        if part[span.start : span.stop] != DATA[span.start : span.stop]:
-            yield f"{span} counts and is not there"
-    for promise in crash.promises:
-        for span in promise.value if promise.what == "synced" else ():
-            if durable.gaps(span):
-                yield f"{span} was vouched for and does not count"
+    ledger = format_.replay(slots)
+    for run in ledger.runs:
+        vouched = run not in ledger.claims
+        if vouched and crc32(part[run.span.start : run.span.stop]) != run.crc:
+            yield f"{run.span} counts and is not there"
+    for span in durable(crash):
+        if ledger.durable.gaps(span):
+            yield f"{span} was vouched for and does not count"
 
 
 @pytest.mark.fault(
@@ -151,12 +190,12 @@ def lost_progress(state: Path, crash: Crash) -> Iterator[str]:
     "what is recorded is there, what stands under a final name is whole",
     number=(93, 111),
 )
-@pytest.mark.parametrize("stops", [(), (1.7,), (0.5, 2.2)], ids=["one run", "two", "three"])
+@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
 def test_no_crash_breaks_a_promise(
-    target: Path, monkeypatch: pytest.MonkeyPatch, stops: tuple[float, ...]
+    target: Path, monkeypatch: pytest.MonkeyPatch, story: Story
 ) -> None:
     """Small files and a large one, in one go or continued."""
-    tape = recorded(target, monkeypatch, *stops)
+    tape = recorded(target, monkeypatch, story)
     wrong, count = [], 0
     for crash in crashes(tape.steps):
         count += 1
@@ -177,7 +216,7 @@ def test_after_any_crash_the_next_run_ends_well(
     target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever stands in the folder then: no part, a part without a journal, half a record."""
-    tape = recorded(target, monkeypatch)
+    tape = recorded(target, monkeypatch, PLAIN)
     again, resumed = tmp_path / "again", 0
     for crash in crashes(tape.steps):
         if crash.extreme:
@@ -221,6 +260,7 @@ def test_a_mistake_in_the_order_breaks_a_promise(
     """Or the model would prove nothing."""
     monkeypatch.setattr(mistake.owner, mistake.method, mistake.wrong)
 
-    tape = recorded(target, monkeypatch)
+    story = STORIES["fetched again"] if mistake.method == "void" else PLAIN
+    tape = recorded(target, monkeypatch, story)
 
     assert any(what for crash in crashes(tape.steps) for what in broken_promises(target, crash))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelhaul.core.journal import Synced
+from modelhaul.core.journal import Synced, Void
 from modelhaul.core.span import SpanSet
 from modelhaul.engine.large import LargeFile
 from modelhaul.store import osfile
@@ -91,8 +91,12 @@ MISTAKES = {
     "journal removed before the rename": publish("barrier unlink state rename folder"),
 }
 
-#: On ext4 these come to nothing: it commits two changes of names together, or in their order.
+#: On ext4 the first two come to nothing: it commits changes of names in their order. The third
+#: needs a file whose digest was wrong.
 SUBTLE_MISTAKES = {
     "rename just before the barrier": publish("rename barrier folder"),
     "journal removed before the rename, and not synced": publish("barrier unlink rename folder"),
+    "rewritten before it is voided": Mistake(
+        JournalFile, "void", lambda journal, spans: journal.append([Void(span) for span in spans])
+    ),
 }

@@ -100,7 +100,7 @@ def test_hundreds_of_power_cuts_cost_nothing_that_was_durable(
 ) -> None:
     """The same with every share of what was not flushed, and on other kinds of ext4."""
     verdict = trial(
-        tmp_path / "trial", *options, "--resume", "--random", "20", "--all-kinds", limit=590
+        tmp_path / "trial", *options, "--resume", "--random", "30", "--all-kinds", limit=590
     )
 
     assert verdict["syncs"] >= 2
