@@ -19,7 +19,7 @@ import anyio
 import pytest
 
 from modelhaul.core import journal as format_
-from modelhaul.core.journal import JournalUnreadable
+from modelhaul.core.journal import Have, JournalUnreadable, Record
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.engine.context import Options
 from modelhaul.events import Event, FileDone, FileStarted
@@ -80,9 +80,19 @@ STORIES = {
 }
 
 
-def recorded(target: Path, monkeypatch: pytest.MonkeyPatch, story: Story) -> Tape:
-    """Bring one large file and some small ones; all that was done to the disk, and promised."""
+def recorded(
+    target: Path, monkeypatch: pytest.MonkeyPatch, story: Story, kept: Sequence[Promised] = ()
+) -> Tape:
+    """Bring one large file and some small ones; all that was done to the disk, and promised.
+
+    Args:
+        target: where; what is there already is durable.
+        monkeypatch: to listen.
+        story: how it goes.
+        kept: what was promised before.
+    """
     tape = Tape(target)
+    tape.steps += kept
     synced, void = JournalFile.synced, JournalFile.void
 
     def synced_and_say(journal: JournalFile, count: int) -> None:
@@ -152,7 +162,7 @@ def fetched_again(results: Sequence[FileResult], crash: Crash) -> int:
     return 0 if big is None else max(0, big.fetched + durable(crash).total - len(DATA))
 
 
-def broken_promises(target: Path, crash: Crash) -> Iterator[str]:
+def broken_promises(target: Path, crash: Crash, tape: Tape) -> Iterator[str]:
     """All that is wrong with what a crash left, in words."""
     published = {promise.value for promise in crash.promises if promise.what == "published"}
     for path, data in FILES.items():
@@ -161,20 +171,23 @@ def broken_promises(target: Path, crash: Crash) -> Iterator[str]:
             yield f"{path} is not whole"
     started = any(promise.what == "started" for promise in crash.promises)
     if started and crash.disk.read(target / "big") != DATA:
-        yield from lost_progress(target / ".modelhaul", crash)
+        yield from lost_progress(target / ".modelhaul", crash, tape)
 
 
-def lost_progress(state: Path, crash: Crash) -> Iterator[str]:
+def lost_progress(state: Path, crash: Crash, tape: Tape) -> Iterator[str]:
     """The large file is not there: part and journal have to account for it."""
     part, journal = (crash.disk.read(state / (STEM + ending)) for ending in (PART, JOURNAL))
     if part is None or journal is None:
         yield "neither the file nor both part and journal are there"
         return
     try:
-        _, slots, _ = parse_journal(journal)
+        header, slots, _ = parse_journal(journal)
     except JournalUnreadable:
         yield "the journal cannot be read"
         return
+    inode = tape.inodes[crash.disk.names[state / (STEM + PART)]]
+    if (header.inode, header.size) != (inode, len(part)):
+        yield "the journal is of another part"
     ledger = format_.replay(slots)
     for run in ledger.runs:
         vouched = run not in ledger.claims
@@ -199,7 +212,7 @@ def test_no_crash_breaks_a_promise(
     wrong, count = [], 0
     for crash in crashes(tape.steps):
         count += 1
-        wrong += [(crash.at, crash.lost, what) for what in broken_promises(target, crash)]
+        wrong += [(crash.at, crash.lost, what) for what in broken_promises(target, crash, tape)]
 
     assert wrong == []
     assert count > 1000
@@ -233,6 +246,35 @@ def test_after_any_crash_the_next_run_ends_well(
     assert resumed > 100
 
 
+@pytest.mark.fault(
+    "a second crash, in the run after a crash",
+    "what either run had recorded is there, what stands under a final name is whole",
+    number=(93, 106),
+)
+def test_no_second_crash_breaks_a_promise(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every tenth of the first crashes; the run after it starts on what it left."""
+    tape = recorded(target, monkeypatch, PLAIN)
+    firsts = [crash for crash in crashes(tape.steps) if crash.extreme][::10]
+    wrong, count = [], 0
+    for first in firsts:
+        again = tmp_path / f"again{first.at}-{len(first.lost)}"
+        left_on_disk(first, tape, target, again)
+        begun = len(Tape(again).steps) + len(first.promises)
+        second = recorded(again, monkeypatch, PLAIN, first.promises)
+        for crash in crashes(second.steps, since=begun):
+            if crash.extreme:
+                count += 1
+                wrong += [
+                    (first.at, first.lost, crash.at, crash.lost, what)
+                    for what in broken_promises(again, crash, second)
+                ]
+
+    assert wrong == []
+    assert count > 1000
+
+
 def left_on_disk(crash: Crash, tape: Tape, target: Path, again: Path) -> None:
     """Put into `again` what a crash left of `target`."""
     again.mkdir()
@@ -263,4 +305,42 @@ def test_a_mistake_in_the_order_breaks_a_promise(
     story = STORIES["fetched again"] if mistake.method == "void" else PLAIN
     tape = recorded(target, monkeypatch, story)
 
-    assert any(what for crash in crashes(tape.steps) for what in broken_promises(target, crash))
+    assert any(
+        what for crash in crashes(tape.steps) for what in broken_promises(target, crash, tape)
+    )
+
+
+@pytest.mark.fault(
+    "the power fails at any moment",
+    "what was recorded more than a second before is durable",
+    number=93,
+)
+def test_nothing_waits_longer_than_a_second_to_be_durable(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In virtual time, where a sync takes none: the interval is what a power cut may cost."""
+    waiting: dict[Have, float] = {}
+    ages: list[float] = []
+    append, synced = JournalFile.append, JournalFile.synced
+
+    def append_and_note(journal: JournalFile, records: list[Record]) -> None:
+        append(journal, records)
+        waiting.update((run, anyio.current_time()) for run in records if isinstance(run, Have))
+
+    def synced_and_note(journal: JournalFile, count: int) -> None:
+        synced(journal, count)
+        _, slots, _ = parse_journal(journal.content())
+        now = anyio.current_time()
+        ages.extend(now - waiting.pop(run) for run in slots[:count] if run in waiting)
+
+    monkeypatch.setattr(JournalFile, "append", append_and_note)
+    monkeypatch.setattr(JournalFile, "synced", synced_and_note)
+    data = payload(400 * KIB)
+    network = FakeNetwork(
+        {f"{ORIGIN}/w": Served(data, rate=2e4)}, lambda asked: Fault(step=4 * KIB)
+    )
+    rig = Rig(target, network, connections=3, options=Options(chunk=8 * KIB, small=4 * KIB))
+    virtual(lambda: rig.bring(rig.order(remote("w", data))))
+
+    assert len(ages) >= 40
+    assert max(ages) <= 1.01

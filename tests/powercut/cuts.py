@@ -69,7 +69,7 @@ def choose_cuts(
     cuts = []
     for index, event in enumerate(events):
         # A flush right after another one: the disk cannot have changed.
-        if event.kind == FLUSH and events[index - 1].kind != FLUSH:
+        if event.kind == FLUSH and index and events[index - 1].kind != FLUSH:
             shares = SHARES if all_kinds else (dice.choice(SHARES),)
             cuts += [Cut(index, share, dice.getrandbits(32)) for share in shares]
         elif event.kind == MARK and _promises(event):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.powercut.disk import READY, Event, read_log
+from tests.powercut.disk import READY, WRITE, Event, read_log
 
 MIB = 1 << 20
 #: The engine wants 16 MiB to spare.
@@ -73,7 +73,14 @@ def record(folder: Path, hub: str, kind: Kind) -> Recording:
     base = image.read_bytes()
     with serving(fuse, image, log), mounted(fuse / "disk", disk, kind.options):
         download(hub, disk / TARGET, folder / "state", fuse / "mark", kind)
-    return Recording(base, list(read_log(log)))
+    events = list(read_log(log))
+    replayed = bytearray(base)
+    for event in events:
+        if event.kind == WRITE:
+            replayed[event.offset : event.offset + len(event.data)] = event.data
+    if replayed != image.read_bytes():
+        raise RuntimeError("the log does not account for what is on the disk")
+    return Recording(base, events)
 
 
 def download(hub: str, target: Path, state: Path, marks: Path, kind: Kind) -> None:
@@ -91,21 +98,8 @@ def make_disk(image: Path) -> None:
     """An empty ext4 that does all its work at once, so that nothing is initialised later."""
     with image.open("wb") as file:
         file.truncate(DISK_SIZE)
-    extended = "nodiscard,lazy_itable_init=0,lazy_journal_init=0"
-    run(
-        "mkfs.ext4",
-        "-q",
-        "-F",
-        "-b",
-        "4096",
-        "-N",
-        "128",
-        "-J",
-        "size=4",
-        "-E",
-        extended,
-        str(image),
-    )
+    options = "-q -F -b 4096 -N 128 -J size=4 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0"
+    run("mkfs.ext4", *options.split(), str(image))
 
 
 def write_disk(image: Path, content: bytearray) -> None:

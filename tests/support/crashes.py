@@ -144,6 +144,8 @@ class Disk:
 class Tape:
     """Notes what is done to files below a folder, in one thread.
 
+    What is there already is durable.
+
     Attributes:
         steps: so far, in order.
         inodes: by file.
@@ -154,6 +156,22 @@ class Tape:
         self.inodes: list[int] = []
         self._root = root
         self._files: dict[int, int] = {}  # by inode: numbers are used again
+        for path in sorted(root.rglob("*")):
+            self._found(path)
+
+    def _found(self, path: Path) -> None:
+        if path.is_dir():
+            self.steps.append(Named(path, None))
+        else:
+            file = self._new(path.stat().st_ino)
+            content = Wrote(file, 0, path.read_bytes())
+            self.steps += [Named(path, file), content, Synced(file)]
+        self.steps.append(FolderSynced(path.parent))
+
+    def _new(self, inode: int) -> int:
+        self._files[inode] = len(self.inodes)
+        self.inodes.append(inode)
+        return self._files[inode]
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Listen to the system calls by which files are changed."""
@@ -178,10 +196,7 @@ class Tape:
             new = bool(flags & os.O_CREAT) and not os.path.lexists(path)
             fd = really(path, flags, mode, **more)
             if new and self._below(Path(path)):
-                inode = os.fstat(fd).st_ino
-                self._files[inode] = len(self.inodes)
-                self.inodes.append(inode)
-                self.steps.append(Named(Path(path), self._files[inode]))
+                self.steps.append(Named(Path(path), self._new(os.fstat(fd).st_ino)))
             return fd
 
         return act
@@ -250,9 +265,9 @@ class Crash:
     extreme: bool
 
 
-def crashes(steps: list[Step]) -> Iterator[Crash]:
-    """Every crash there may be."""
-    for at in range(len(steps) + 1):
+def crashes(steps: list[Step], since: int = 0) -> Iterator[Crash]:
+    """Every crash there may be, before step `since` or later."""
+    for at in range(since, len(steps) + 1):
         done = steps[:at]
         open_ones = _not_durable(done)
         first = open_ones[0] if open_ones else at
