@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,10 @@ from tests.powercut.mistakes import MISTAKES, SUBTLE_MISTAKES, Mistake
 from tests.support.crashes import Crash, Promised, Tape, crashes
 from tests.support.network import Asked, FakeNetwork, Fault, Served
 from tests.support.virtual import virtual
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the tape listens to Linux's system calls"
+)
 
 KIB = 1 << 10
 DATA = payload(60 * KIB + 100)

@@ -77,14 +77,14 @@ def test_a_power_cut_costs_nothing_that_was_durable(tmp_path: Path) -> None:
     """At each flush and after each promise, with any part of what was not flushed."""
     verdict = trial(tmp_path / "trial", "--resume", "--random", "5", limit=140)
 
-    assert verdict["syncs"] >= 2  # or there was nothing to lose
-    assert verdict["cuts"] == verdict["resumed"] >= 40
+    assert verdict["syncs"] >= 1  # or there was nothing to lose
+    assert verdict["cuts"] == verdict["resumed"] >= 35
     assert verdict["bad"] == []
     assert verdict["forgotten"] == []
 
 
 @pytest.mark.torture
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     "options",
     [
@@ -101,10 +101,10 @@ def test_hundreds_of_power_cuts_cost_nothing_that_was_durable(
 ) -> None:
     """The same with every share of what was not flushed, and on other kinds of ext4."""
     verdict = trial(
-        tmp_path / "trial", *options, "--resume", "--random", "30", "--all-kinds", limit=590
+        tmp_path / "trial", *options, "--resume", "--random", "60", "--all-kinds", limit=1490
     )
 
-    assert verdict["syncs"] >= 2
+    assert verdict["syncs"] >= 1
     assert verdict["cuts"] == verdict["resumed"] >= 200
     assert verdict["bad"] == []
     assert verdict["forgotten"] == []

@@ -2,8 +2,9 @@
 
 `Tape` notes what is done to files below a folder. A crash after any of these steps keeps all that
 a sync has made durable, and of the rest any part: the model makes no use of what file systems do
-beyond their promise. Three things it takes for granted, as every journalling file system does: a
-rename happens or not, a block of 4 KiB is written or not, and who reads gets what was written last.
+beyond their promise. Two things it takes for granted, as every journalling file system gives them:
+a block of 4 KiB is written or not; and a rename, of the old name and the new one together, has
+happened or not, and is durable with the folder of the new name.
 """
 
 from __future__ import annotations
