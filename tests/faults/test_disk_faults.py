@@ -845,7 +845,8 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield disk
     finally:
         if os.path.ismount(disk.point):
-            subprocess.run(["umount", str(disk.point)], check=True)
+            # Lazily: the loop device of an image in it may take a moment to let go.
+            subprocess.run(["umount", "--lazy", str(disk.point)], check=True)
 
 
 @pytest.fixture
