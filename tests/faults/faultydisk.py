@@ -46,6 +46,8 @@ class FaultyDisk:
     Attributes:
         failing: the script; may be changed while it is used.
         most: bytes that one write takes at most; None for no limit.
+        nth: counted over all calls from 0, the one that fails; None for none.
+        calls: how many calls there were.
         met: how often each call was made, by name and ending of the file's name.
         failed: calls that were made to fail.
         written: bytes of parts that were written, by the part's name.
@@ -56,6 +58,8 @@ class FaultyDisk:
     def __init__(self, *failing: Failing, most: int | None = None) -> None:
         self.failing = list(failing)
         self.most = most
+        self.nth: int | None = None
+        self.calls = 0
         self.met: Counter[tuple[str, str]] = Counter()
         self.failed: list[str] = []
         self.written: dict[str, SpanSet] = {}
@@ -75,6 +79,10 @@ class FaultyDisk:
     def _meet(self, call: str, path: str | Path) -> None:
         name = os.path.basename(path) + ("/" if os.path.isdir(path) else "")
         self.met[call, os.path.splitext(name)[1] or name] += 1
+        self.calls += 1
+        if self.calls - 1 == self.nth:
+            self.failed.append(f"{call} {name}")
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         for failing in self.failing:
             if failing.call != call or not fnmatchcase(name, failing.name):
                 continue

@@ -65,15 +65,15 @@ class CopyFile(Task):
         try:
             with storage_errors(f"reading {source}"):
                 fd = osfile.open_content(source)
-            try:
-                sha256 = hashlib.sha256()
-                buffer = memoryview(bytearray(STEP))
-                while count := osfile.read_into(fd, buffer, self._done):
-                    sha256.update(buffer[:count])
-                    part.write_at(buffer[:count], self._done)
-                    self._done += count
-            finally:
-                os.close(fd)
+                try:
+                    sha256 = hashlib.sha256()
+                    buffer = memoryview(bytearray(STEP))
+                    while count := osfile.read_into(fd, buffer, self._done):
+                        sha256.update(buffer[:count])
+                        part.write_at(buffer[:count], self._done)
+                        self._done += count
+                finally:
+                    os.close(fd)
             digest = sha256.hexdigest()
             if digest != file.sha256:
                 raise IntegrityError(
