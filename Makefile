@@ -23,7 +23,7 @@ $(VENV)/installed: requirements/dev.txt pyproject.toml
 	touch $@
 
 demo: $(VENV)/installed ## download a 1 GiB model from a local hub, kill it half-way, resume, prove it
-	$(BIN)/python tools/demo.py --mib $(DEMO_MIB)
+	$(BIN)/python -m tools.demo --mib $(DEMO_MIB)
 
 memory: $(VENV)/installed ## peak memory of a download of 4 GiB over 32 connections
 	$(BIN)/python -m benchmarks.memory

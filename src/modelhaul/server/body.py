@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import aiofiles
 import anyio
@@ -67,7 +67,7 @@ class RequestLog:
         self.file.flush()
 
 
-def read_log(path: Path) -> list[dict[str, object]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """The entries of a request log."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
