@@ -615,10 +615,12 @@ def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
         return
     left = []
     for work in claim.unfinished(state):
-        if work.void and locks and not work.busy:
-            # Published, and killed before the journal went: it speaks of nothing any more.
+        # Published, and killed before the journal went: it speaks of nothing any more. Or a small
+        # file or a copy, which would be begun anew: another process may have brought it meanwhile.
+        worthless = work.void or work.stem.endswith((claim.WHOLE, claim.COPY))
+        if worthless and locks and not work.busy:
             for path in work.paths:
-                osfile.remove_quietly(path)
+                osfile.remove_unlocked(path)
         elif not work.busy:
             left.append(work)
     if left:
