@@ -17,7 +17,7 @@ import pytest
 
 from modelhaul.core.journal import LOG_START, PAGE, RECORD_SIZE
 from tests.e2e.conftest import World, content, machine, tree
-from tests.faults.lives import Life, Log, fetched_again, safe
+from tests.faults.lives import Life, Log, fetched_again, fresh, safe
 from tests.support import hub as hubs
 from tests.support.sent_twice import MIB, allowance, sent
 
@@ -58,17 +58,9 @@ def world(hub: hubs.TestHub, tmp_path: Path) -> World:
     return fresh(hub, tmp_path)
 
 
-def fresh(hub: hubs.TestHub, folder: Path) -> World:
-    """A machine in `folder` on which nothing was downloaded yet."""
-    world = World(hub, folder / "home", folder / "work")
-    world.home.mkdir()
-    world.work.mkdir()
-    return world
-
-
 def log_of(world: World) -> Log:
     """The hub's log, from here on."""
-    log = Log(world.hub.log)
+    log = Log(world.hub)
     log.more()
     return log
 
