@@ -95,6 +95,9 @@ def test_a_killed_download_continues_where_it_was(slow: World) -> None:
     assert sent(slow) - SIZE <= allowed
 
 
+@pytest.mark.fault(
+    "Ctrl-C, SIGTERM or SIGHUP", "exit 130 in 2 s, says so, what arrived is kept", number=107
+)
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["ctrl-c", "sigterm", "hangup"]
 )
@@ -137,6 +140,7 @@ def test_the_last_event_of_a_stopped_download_says_so(slow: World) -> None:
     assert (last["event"], last["kind"]) == ("error", "Interrupted")
 
 
+@pytest.mark.fault("a second process on the same target", "it waits; sent once", number=113)
 def test_two_processes_on_one_folder_share_the_work(slow: World) -> None:
     """The second waits for the first and finds the files complete: nothing is sent twice."""
     one = slow.start("download", "acme/large", "--local-dir", "m")

@@ -69,6 +69,7 @@ def log_of(world: World) -> Log:
 
 #: Each step of a download in the order of its first time, and which of its times are tried.
 STEPS = {
+    "lock folder": 2,
     "make folder": 1,
     "make state folder": 1,
     # the large file: step 0 of the crash order

@@ -625,8 +625,10 @@ def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
             left.append(work)
     if left:
         size = sum(work.stored for work in left)
+        # Where locks do not hold nobody knows who is alive, and `clean` would remove theirs too.
+        whose = "earlier runs" if locks else "earlier runs or of processes at work"
         emit.note(
-            f"{len(left)} unfinished parts of earlier runs ({size_text(size)}) are in {state}:"
+            f"{len(left)} unfinished parts of {whose} ({size_text(size)}) are in {state}:"
             " `modelhaul parts` lists them, `modelhaul clean` removes them"
         )
     try:
