@@ -26,7 +26,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the launcher needs /proc"),
 ]
 
-TORTURE = os.environ.get("TORTURE") == "1"
 LARGE = content(6 * MIB, 1)
 FILES = {
     "config.json": b'{"model_type": "tiny"}\n',
@@ -225,7 +224,7 @@ MANY_SIZE = sum(map(len, MANY.values()))
 SLOWLY = ["download", "acme/many", "--local-dir", "m", "--connections", "2"]
 # 30 kills in CI, half of them in each of two tests that run side by side; 300 by hand.
 KILLS = 15
-SEEDS = range(20 if TORTURE else 2)
+SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(2, 20))]
 
 
 @pytest.fixture(scope="module")
