@@ -16,6 +16,7 @@ from modelhaul.core.span import Span, SpanSet
 from modelhaul.server.body import read_log
 from modelhaul.store.claim import read_runs
 from tests.e2e.conftest import World
+from tests.support import hub as hubs
 from tests.support.lethal import How, live
 from tests.support.sent_twice import Entry, Kill, before_kill, connections
 
@@ -33,6 +34,14 @@ _NUMBERS = itertools.count(1)
 _PROCESSES = multiprocessing.get_context("forkserver")
 # A start costs 0.3 s of CPU, nearly all of it imports: made once, in the process that is forked.
 _PROCESSES.set_forkserver_preload(["modelhaul.cli.main", *LOADED_LATER])
+
+
+def fresh(hub: hubs.TestHub, folder: Path) -> World:
+    """A machine in `folder` on which nothing was downloaded yet."""
+    world = World(hub, folder / "home", folder / "work")
+    world.home.mkdir()
+    world.work.mkdir()
+    return world
 
 
 class Life:
@@ -94,18 +103,18 @@ def ended(lives: list[Life]) -> Iterator[None]:
 
 @dataclass
 class Log:
-    """The part of the hub's log that is new since the last look."""
+    """The part of a hub's log that is new since the last look."""
 
-    path: Path
+    hub: hubs.TestHub
     seen: int = 0
 
     def more(self) -> list[Entry]:
         """New entries, once the hub has noticed that every connection is gone."""
         limit = time.monotonic() + 20
-        while connections(os.getpid()):
+        while self.hub.under_way or connections(os.getpid()):
             assert time.monotonic() < limit, "the hub still has open connections"
             time.sleep(0.01)
-        entries = read_log(self.path)
+        entries = read_log(self.hub.log)
         new, self.seen = entries[self.seen :], len(entries)
         return new
 

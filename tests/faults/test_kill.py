@@ -17,7 +17,7 @@ import pytest
 
 from modelhaul.core.journal import LOG_START, PAGE, RECORD_SIZE
 from tests.e2e.conftest import World, content, machine, tree
-from tests.faults.lives import Life, Log, fetched_again, safe
+from tests.faults.lives import Life, Log, fetched_again, fresh, safe
 from tests.support import hub as hubs
 from tests.support.sent_twice import MIB, allowance, sent
 
@@ -26,7 +26,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the launcher needs /proc"),
 ]
 
-TORTURE = os.environ.get("TORTURE") == "1"
 LARGE = content(6 * MIB, 1)
 FILES = {
     "config.json": b'{"model_type": "tiny"}\n',
@@ -58,17 +57,9 @@ def world(hub: hubs.TestHub, tmp_path: Path) -> World:
     return fresh(hub, tmp_path)
 
 
-def fresh(hub: hubs.TestHub, folder: Path) -> World:
-    """A machine in `folder` on which nothing was downloaded yet."""
-    world = World(hub, folder / "home", folder / "work")
-    world.home.mkdir()
-    world.work.mkdir()
-    return world
-
-
 def log_of(world: World) -> Log:
     """The hub's log, from here on."""
-    log = Log(world.hub.log)
+    log = Log(world.hub)
     log.more()
     return log
 
@@ -77,6 +68,7 @@ def log_of(world: World) -> Log:
 
 #: Each step of a download in the order of its first time, and which of its times are tried.
 STEPS = {
+    "lock folder": 2,
     "make folder": 1,
     "make state folder": 1,
     # the large file: step 0 of the crash order
@@ -232,7 +224,7 @@ MANY_SIZE = sum(map(len, MANY.values()))
 SLOWLY = ["download", "acme/many", "--local-dir", "m", "--connections", "2"]
 # 30 kills in CI, half of them in each of two tests that run side by side; 300 by hand.
 KILLS = 15
-SEEDS = range(20 if TORTURE else 2)
+SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(2, 20))]
 
 
 @pytest.fixture(scope="module")

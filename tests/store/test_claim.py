@@ -977,6 +977,21 @@ def test_what_we_have_is_not_overwritten_by_others(tmp_path: Path) -> None:
     assert part(tmp_path).read_bytes()[:300] == DATA[:300]
 
 
+def test_of_a_run_that_we_have_in_part_the_rest_is_copied(tmp_path: Path) -> None:
+    """Two processes cut their runs at different places; what both recorded is not fetched again."""
+    unfinished_work(tmp_path, vouched=3, claims=0)
+    other = claimed(tmp_path, locks=False, token="a")
+    put(other, 250, 450)
+    other.close()
+
+    mine = claimed(tmp_path)
+    mine.close()
+
+    assert mine.have == spans((0, 450))
+    assert right(mine)
+    assert read_runs(mine.journal.path)[1][-1] == dataclasses.replace(have(300, 450), source=7)
+
+
 def test_nothing_is_copied_from_a_part_of_another_file(tmp_path: Path) -> None:
     """The journal's identity decides, not the name."""
     other = claimed(tmp_path, OTHER)

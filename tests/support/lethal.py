@@ -84,10 +84,11 @@ class Steps:
                 os.write(self._record, f"{step}\n".encode())
         if here and self._side == "before":
             os.kill(os.getpid(), signal.SIGKILL)
-        result = call()
-        if here:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
+        try:
+            return call()
+        finally:
+            if here:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def kind(self, target: object) -> str | None:
         """What a path or a descriptor leads to, in a word; None for what does not count."""

@@ -10,10 +10,10 @@ import anyio
 
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import Order, Task
-from modelhaul.errors import HaulError, IntegrityError
+from modelhaul.errors import HaulError, IntegrityError, Occupied
 from modelhaul.events import FileProgress
 from modelhaul.store import osfile
-from modelhaul.store.claim import part_name
+from modelhaul.store.claim import COPY, part_name
 from modelhaul.store.hashing import STEP
 from modelhaul.store.index import Entry, Known
 from modelhaul.store.osfile import storage_errors
@@ -44,7 +44,12 @@ class CopyFile(Task):
                     # One of a file that the update itself brings comes after the burst anyway.
                     burst.arrive()
                     await burst.wait()
-                await threads.sync(self._publish, part)
+                try:
+                    await threads.sync(self._publish, part)
+                except Occupied:
+                    # Another process that brings the same may have been faster.
+                    if not await self.context.recheck(self.order):
+                        raise
             finally:
                 with anyio.CancelScope(shield=True):
                     await threads.write(_put_away, part)
@@ -58,7 +63,7 @@ class CopyFile(Task):
         """In a thread: read, hash, write; then a barrier. Without the lock: it may wait long."""
         file, placement = self.order.file, self.order.placement
         placement.make_way()
-        stem = part_name(file.identity or placement.relative, file.size or 0) + ".copy"
+        stem = part_name(file.identity or placement.relative, file.size or 0) + COPY
         token = f"{self.context.token}-{id(self):x}"
         locks = self.context.locks and self.context.burst is None
         part = open_private(placement.state, stem, locks=locks, token=token)

@@ -31,7 +31,7 @@ from modelhaul.errors import (
 from modelhaul.events import FileProgress, Note
 from modelhaul.net.transport import Answer
 from modelhaul.store import osfile
-from modelhaul.store.claim import part_name
+from modelhaul.store.claim import WHOLE, part_name
 from modelhaul.store.hashing import hash_file
 from modelhaul.store.index import Entry, Known
 from modelhaul.store.osfile import Stamp, storage_errors
@@ -175,7 +175,7 @@ class WholeFile(Task):
             return
         file, placement = self.order.file, self.order.placement
         placement.make_way()
-        stem = part_name(file.identity or f"path:{placement.relative}", file.size or 0) + ".whole"
+        stem = part_name(file.identity or f"path:{placement.relative}", file.size or 0) + WHOLE
         # A part that is closed before it is published has no lock to protect it.
         locks = self.context.locks and self.context.burst is None
         token = f"{self.context.token}-{id(self):x}"

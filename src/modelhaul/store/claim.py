@@ -31,6 +31,9 @@ from modelhaul.store.sink import PartFile
 PART = ".part"
 JOURNAL = ".journal"
 ASIDE = ".aside"
+# Before the ending of parts that have no journal: small files, and copies of other files.
+WHOLE = ".whole"
+COPY = ".copy"
 MARKER = ".update"
 # Parts of other processes that nobody has touched for this long are taken for dead.
 ORPHAN_SECONDS = 7 * 86_400
@@ -304,17 +307,28 @@ def _copy_runs(journal_path: Path, part_path: Path, mine: Claim) -> int:
     copied = 0
     try:
         for run in runs:
-            if mine.have.overlaps(run.span) or run.span.length > _LONGEST_RUN:
+            missing = mine.have.gaps(run.span)
+            if not missing or run.span.length > _LONGEST_RUN:
                 continue
             # Read once, check that very copy, write it: the other process may still be writing.
             data = memoryview(bytearray(run.span.length))
             if crc_of(other, run.span, data) != run.crc:
                 continue
-            mine.part.write_at(data, run.span.start)
-            mine.journal.append([run])
-            mine.have.add(run.span)
-            mine.unsynced.add(run.span)
-            copied += run.span.length
+            # Where both have bytes and they differ, one of us is wrong: not to be mixed.
+            ours = memoryview(bytearray(len(data)))
+            mine.part.read_into(ours, run.span.start)
+            for span in missing:
+                at, stop = span.start - run.span.start, span.stop - run.span.start
+                ours[at:stop] = data[at:stop]
+            if ours != data:
+                continue
+            for span in missing:
+                piece = data[span.start - run.span.start : span.stop - run.span.start]
+                mine.part.write_at(piece, span.start)
+                mine.journal.append([Have(span, crc32(piece), run.source)])
+                mine.have.add(span)
+                mine.unsynced.add(span)
+                copied += span.length
     finally:
         other.close()
     return copied

@@ -46,7 +46,7 @@ class JournalFile:
             StorageError: it cannot be opened.
         """
         with storage_errors(f"opening {path}"):
-            return cls(path, osfile.open_file(path, create=True))
+            return cls(path, osfile.make_file(path))
 
     @property
     def header(self) -> Header:

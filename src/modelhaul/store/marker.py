@@ -63,7 +63,7 @@ class Marker:
         """
         with storage_errors(f"writing {self.path}"):
             osfile.make_folders(self.path.parent)
-            fd = osfile.open_file(self.path, create=True, truncate=True)
+            fd = osfile.make_file(self.path, truncate=True)
             try:
                 paths = None if pending is None else sorted(pending)
                 text = json.dumps({"label": label, "commit": commit, "pending": paths})

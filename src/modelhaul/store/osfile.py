@@ -128,6 +128,19 @@ def open_content(path: Path) -> int:
     return fd
 
 
+def make_file(path: Path, *, exclusive: bool = False, truncate: bool = False) -> int:
+    """`open_file(create=True)` in a state folder.
+
+    Who finishes removes the folder if it is empty: perhaps just when another process has found
+    it there and is about to make its first file in it.
+    """
+    try:
+        return open_file(path, create=True, exclusive=exclusive, truncate=truncate)
+    except FileNotFoundError:
+        make_folders(path.parent)
+        return open_file(path, create=True, exclusive=exclusive, truncate=truncate)
+
+
 def write_all(fd: int, data: memoryview | bytes, offset: int) -> None:
     """Write all of `data` at `offset`; a short write is continued."""
     view = memoryview(data)
@@ -275,7 +288,8 @@ def make_folders(path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
         sync_folder(folder.parent)
-    if not path.is_dir():
+    # Gone again is no error: another process may tidy up a folder that was empty (`make_file`).
+    if os.path.lexists(path) and not path.is_dir():
         raise Occupied(f"{path} is not a folder")
 
 
@@ -327,6 +341,22 @@ def nearest_existing(path: Path) -> Path:
 def remove_quietly(path: Path) -> None:
     """Remove a file that may be gone already."""
     path.unlink(missing_ok=True)
+
+
+def remove_unlocked(path: Path) -> None:
+    """Remove a file that may be gone already, unless a process holds its lock.
+
+    Under the lock: who opened the file a moment before is refused, or finds that it has no name.
+    """
+    try:
+        fd = open_file(path, create=False)
+    except FileNotFoundError:
+        return
+    try:
+        if try_lock(fd) and is_named(fd, path):
+            path.unlink()
+    finally:
+        os.close(fd)
 
 
 def folds_names(folder: Path) -> bool:

@@ -49,7 +49,7 @@ class PartFile:
         """
         with storage_errors(f"making {path}"):
             osfile.remove_quietly(path)
-            fd = osfile.open_file(path, create=True, exclusive=True)
+            fd = osfile.make_file(path, exclusive=True)
             try:
                 if size:
                     if reserve:
@@ -223,7 +223,7 @@ def open_private(folder: Path, stem: str, *, locks: bool, token: str) -> PartFil
     if locks:
         path = folder / f"{stem}.part"
         with storage_errors(f"making {path}"):
-            fd = osfile.open_file(path, create=True)
+            fd = osfile.make_file(path)
             try:
                 if osfile.try_lock(fd) and osfile.is_named(fd, path):
                     if os.fstat(fd).st_nlink == 1:

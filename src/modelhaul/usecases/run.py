@@ -677,16 +677,20 @@ def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
         return
     left = []
     for work in claim.unfinished(state):
-        if work.void and locks and not work.busy:
-            # Published, and killed before the journal went: it speaks of nothing any more.
+        # Published, and killed before the journal went: it speaks of nothing any more. Or a small
+        # file or a copy, which would be begun anew: another process may have brought it meanwhile.
+        worthless = work.void or work.stem.endswith((claim.WHOLE, claim.COPY))
+        if worthless and locks and not work.busy:
             for path in work.paths:
-                osfile.remove_quietly(path)
+                osfile.remove_unlocked(path)
         elif not work.busy:
             left.append(work)
     if left:
         size = sum(work.stored for work in left)
+        # Where locks do not hold nobody knows who is alive, and `clean` would remove theirs too.
+        whose = "earlier runs" if locks else "earlier runs or of processes at work"
         emit.note(
-            f"{len(left)} unfinished parts of earlier runs ({size_text(size)}) are in {state}:"
+            f"{len(left)} unfinished parts of {whose} ({size_text(size)}) are in {state}:"
             " `modelhaul parts` lists them, `modelhaul clean` removes them"
         )
     try:
