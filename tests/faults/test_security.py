@@ -163,7 +163,7 @@ def test_no_secret_is_printed_or_written_anywhere(private: World, fast: str) -> 
                for secret in (TOKEN, BAD_TOKEN, PASSWORD, KEY, PROXY_PASSWORD))  # fmt: skip
     secrets = {*SECRETS, *signatures}
     assert not found_in("".join(outputs).encode(), secrets)
-    written = {**tree(private.home), **tree(private.work)}
+    written = {**tree(private.home), **tree(private.work), "log": private.hub.log.read_bytes()}
     assert {Path(path).suffix for path in written} >= {".sqlite", ".journal", ".part"}
     assert not {path for path, data in written.items() if found_in(data, secrets)}
     at_cdn = [str(seen.headers).encode() for seen in private.hub.seen if seen.server == "cdn"]

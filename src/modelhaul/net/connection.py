@@ -244,8 +244,8 @@ class Connection(asyncio.BufferedProtocol):
         except h11.RemoteProtocolError as error:
             if self._ended:
                 raise ConnectionLost(f"{shown(self._url)} closed the connection") from error
-            # Its own text is not used, nor shown as the cause: it may quote what the server sent, and
-            # a server may send back what we did.
+            # Its own text is not used, nor shown as the cause: it may quote what the server sent,
+            # and a server may send back what we did.
             raise ProtocolError(f"{shown(self._url)} does not speak HTTP") from None
 
     async def _piece(self) -> bytes:
