@@ -9,7 +9,9 @@ TEST_FOLDER ?= $(shell test -w /dev/shm && test `df -Pk /dev/shm | awk 'END {pri
 PYTEST := $(if $(TEST_FOLDER),PYTEST_DEBUG_TEMPROOT=$(TEST_FOLDER) )$(BIN)/python -m pytest -q -n 4
 DEMO_MIB ?= 1024
 
-.PHONY: help demo memory test test-quick test-all bench lint types check lock clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo memory test test-quick test-all fuzz bench lint types check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +38,17 @@ test-quick: $(VENV)/installed ## without processes of their own, and with fewer 
 
 test-all: ## run the test suite on every supported Python that is installed
 	@./tools/each-python test test
+
+# An environment of its own: atheris brings a fuzzing engine, and not for every Python and system.
+$(VENV)-fuzz/installed: requirements/fuzz.txt
+	$(PYTHON) -m venv --clear $(VENV)-fuzz
+	$(VENV)-fuzz/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/fuzz.txt -e .
+	touch $@
+
+fuzz: $(VENV)-fuzz/installed ## fuzz every parser for a minute each (FUZZ=index for one, FUZZ_SECONDS=600)
+	for target in $(or $(FUZZ),`$(VENV)-fuzz/bin/python -m tests.fuzz --list`); do \
+	  $(VENV)-fuzz/bin/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -timeout=15 || exit 1; \
+	done
 
 # A peer that cannot be installed is no reason to stop: its rows are skipped, with the reason.
 $(VENV)-peers/installed: requirements/peers.txt

@@ -22,15 +22,17 @@ with atheris.instrument_imports(
 
 def main() -> None:
     """Fuzz the target that the command line names."""
-    names = sys.argv[1:2]
-    if names == [] or names[0] not in TARGETS:
-        sys.exit(f"usage: python -m tests.fuzz TARGET [FOLDER] [-runs=N]\n{' '.join(TARGETS)}")
-    target, options = TARGETS[names[0]], sys.argv[2:]
+    name, options = "".join(sys.argv[1:2]), sys.argv[2:]
+    if name == "--list":
+        sys.stdout.write(f"{' '.join(TARGETS)}\n")
+        return
+    if name not in TARGETS:
+        sys.exit(f"usage: python -m tests.fuzz TARGET [FOLDER] [-runs=N ...]\n{' '.join(TARGETS)}")
     with tempfile.TemporaryDirectory(prefix="fuzz-corpus-") as folder:
-        for number, data in enumerate(seeds()[names[0]]):
+        for number, data in enumerate(seeds()[name]):
             Path(folder, f"seed-{number}").write_bytes(data)
         corpus = [] if any(not option.startswith("-") for option in options) else [folder]
-        atheris.Setup([sys.argv[0], *options, *corpus], target)
+        atheris.Setup([sys.argv[0], *options, *corpus], TARGETS[name])
         atheris.Fuzz()
 
 
