@@ -22,6 +22,11 @@ def bring(rig: Rig, *files: RemoteFile) -> list[FileResult]:
     return list(virtual(lambda: rig.bring(*(rig.order(file) for file in files))))
 
 
+@pytest.mark.fault(
+    "a file of exactly a chunk, a byte more, a byte less",
+    "the right bytes",
+    number=21,
+)
 @pytest.mark.parametrize(
     "size",
     [32 * 1024 + 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK + 1, 5 * MIB + 7],
@@ -150,6 +155,11 @@ def test_a_connection_that_is_cut_loses_nothing(target: Path) -> None:
     assert network.sent == len(data)
 
 
+@pytest.mark.fault(
+    "every body is cut after 100 kB",
+    "it goes on for as long as bytes come",
+    number=10,
+)
 def test_a_line_that_is_cut_every_hundred_kilobytes_goes_on_for_ever(target: Path) -> None:
     """Progress refills the retry budget: far more cuts than it holds do no harm."""
     data = payload(24 * MIB)

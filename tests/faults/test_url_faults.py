@@ -15,6 +15,16 @@ from aiohttp import web
 from modelhaul.core.span import Span
 from tests.e2e.conftest import World, content, machine
 from tests.faults.cases import Case, Run, here, params
+from tests.faults.scripts import (
+    changed,
+    cut,
+    longer,
+    moved,
+    other_version,
+    page,
+    shorter,
+    squeezed,
+)
 from tests.faults.switchboard import Ask, PlainUrl, Wrong, first, only, plain
 
 # Uvloop would swallow what the other method raises in the middle of a run.
@@ -120,6 +130,16 @@ RIGHT = [
     Case("no size, no ranges, chunked", in_chunks, number=17),
     Case("chunked and cut, then whole", first(2, cut_chunks), number=(12, 17)),
     Case("a date as the only validator", plain(dated), number=23),
+    # Without a digest nothing but these checks stands between a wrong range and the file.
+    Case("a range begins too high", after_the_probe(moved(4096), 2), number=3),
+    Case("a range begins too low", after_the_probe(moved(-4096), 2), number=3),
+    Case("206 without Content-Range", after_the_probe(changed(Content_Range=None), 2), number=4),
+    Case("ranges are shorter than asked", after_the_probe(plain(shorter), 99), number=8),
+    Case("ranges are longer than asked", after_the_probe(plain(longer), 99), number=9),
+    Case("bodies are cut at half", after_the_probe(cut, 3), number=10),
+    Case("replaced in the middle, then back", only(1, plain(other_version)), number=22),
+    Case("a login page once", after_the_probe(plain(page), 1), number=28),
+    Case("compressed though nobody asked", after_the_probe(plain(squeezed), 2), number=55),
     Case("Accept-Ranges: none, though ranges work", plain(lying_about_ranges), number=20),
     Case(
         "a name in Content-Disposition that climbs",

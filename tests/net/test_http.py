@@ -537,6 +537,7 @@ def test_a_refused_connection_is_a_failed_one(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.fault("a name that does not resolve", "a typed error", number=66)
 def test_an_unknown_host_is_a_failed_connection(run: Run) -> None:
     """No address, no connection; the hint says where to look."""
 
@@ -864,6 +865,7 @@ def test_a_certificate_named_in_the_settings_is_trusted(run: Run, certificate: C
     run(main)
 
 
+@pytest.mark.fault("a certificate for another host", "refused, never worked around", number=68)
 def test_a_certificate_for_another_host_is_refused(
     run: Run, foreign_certificate: Certificate
 ) -> None:
@@ -892,6 +894,7 @@ def test_certificates_that_cannot_be_read_are_named(run: Run, tmp_path: Path) ->
     run(main)
 
 
+@pytest.mark.fault("the handshake of TLS fails", "a connection error, tried again", number=65)
 def test_plain_http_on_a_tls_port_is_a_failed_connection(
     run: Run, certificate: Certificate
 ) -> None:
@@ -982,6 +985,7 @@ def test_a_proxy_that_is_down_is_a_failed_connection(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.fault("the proxy answers 407", "final, one request", number=61)
 def test_a_proxy_that_refuses_the_tunnel_is_not_asked_again(run: Run) -> None:
     """The proxy's own words are in the message; trying again does not help."""
 
