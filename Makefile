@@ -9,7 +9,7 @@ TEST_FOLDER ?= $(shell test -w /dev/shm && test `df -Pk /dev/shm | awk 'END {pri
 PYTEST := $(if $(TEST_FOLDER),PYTEST_DEBUG_TEMPROOT=$(TEST_FOLDER) )$(BIN)/python -m pytest -q -n 4
 DEMO_MIB ?= 1024
 
-.PHONY: help demo memory test test-quick test-all bench lint types check lock clean
+.PHONY: help demo memory test test-quick test-all torture mutations reliability bench lint types check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,16 @@ test-quick: $(VENV)/installed ## without processes of their own, and with fewer 
 
 test-all: ## run the test suite on every supported Python that is installed
 	@./tools/each-python test test
+
+torture: $(VENV)/installed ## what takes minutes or root, and the mutations; the power cuts need root
+	TORTURE=1 $(PYTEST) -m torture
+	$(BIN)/python tools/mutations.py
+
+mutations: $(VENV)/installed ## remove checks from the engine one by one: does a fault test notice?
+	$(BIN)/python tools/mutations.py
+
+reliability: $(VENV)/installed ## write the table of docs/reliability.md from the marks of the tests
+	$(BIN)/python tools/reliability.py
 
 # A peer that cannot be installed is no reason to stop: its rows are skipped, with the reason.
 $(VENV)-peers/installed: requirements/peers.txt
