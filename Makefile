@@ -11,7 +11,7 @@ DEMO_MIB ?= 1024
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo memory test test-quick test-all fuzz bench lint types check lock clean
+.PHONY: help demo memory test test-quick test-all torture mutations reliability fuzz bench lint types check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,16 @@ fuzz: $(VENV)-fuzz/installed ## fuzz every parser for a minute each (FUZZ=index 
 	for target in $(or $(FUZZ),`$(VENV)-fuzz/bin/python -m tests.fuzz --list`); do \
 	  $(VENV)-fuzz/bin/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -timeout=15 || exit 1; \
 	done
+
+torture: $(VENV)/installed ## what takes minutes or root, and the mutations; the power cuts need root
+	TORTURE=1 $(PYTEST) -m torture
+	$(BIN)/python tools/mutations.py
+
+mutations: $(VENV)/installed ## remove checks from the engine one by one: does a fault test notice?
+	$(BIN)/python tools/mutations.py
+
+reliability: $(VENV)/installed ## write the table of docs/reliability.md from the marks of the tests
+	$(BIN)/python tools/reliability.py
 
 # A peer that cannot be installed is no reason to stop: its rows are skipped, with the reason.
 $(VENV)-peers/installed: requirements/peers.txt

@@ -149,6 +149,7 @@ def test_a_listing_that_cannot_be_believed(hub: World, make: Make, code: int, sa
     assert TOKEN not in done.stderr
 
 
+@pytest.mark.torture
 @pytest.mark.fault("listing: 300 kB that unpack to 300 MB", 'exit 7, "sends more than"', number=56)
 def test_a_bomb_in_a_listing_is_not_unpacked(hub: World) -> None:
     """300 MB of blanks in 300 kB: refused at the limit of what a listing may be."""

@@ -103,7 +103,7 @@ class Asking:
             span=Span(lease.position, stop),
             whole=lease.body,
             size=file.size,
-            validator=None if file.sha256 is not None else file.validator,
+            validator=lease.job.version if file.sha256 is not None else file.validator,
         )
 
 

@@ -16,7 +16,7 @@ from modelhaul.core.retry import Budget
 from modelhaul.core.scheduler import Host, Job, Lease, Scheduler
 from modelhaul.engine.asking import Asking
 from modelhaul.engine.task import Task
-from modelhaul.errors import HaulError
+from modelhaul.errors import HaulError, OtherVersion
 from modelhaul.events import Event, Retrying, SourceDropped
 
 #: A failed request that brought this many bytes costs nothing.
@@ -111,7 +111,11 @@ class Failures:
         counts = self._tell_origin(judgement, asking, error)
         if judgement.ignored:
             source.ignored()
-        if judgement.fault and counts:
+        if isinstance(error, OtherVersion) and asking.task.order.file.sha256 is not None:
+            # No fault of the source: we insisted on a version, and its digest is known.
+            if not source.other_version():
+                lease.job.version = None  # then the digest alone has to tell
+        elif judgement.fault and counts:
             source.fault()
         if judgement.drop:
             source.alive = False

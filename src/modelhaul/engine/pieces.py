@@ -101,6 +101,7 @@ class PieceReceiver(LeaseReceiver):
         return self._fill if self._block is not None else 0
 
     def started(self, answer: Answer) -> None:
+        self.lease.version = answer.validator
         if answer.ranged:
             self.lease.source.ranged()
 

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from modelhaul.core.origin import redirect_target, shown
 from modelhaul.core.retry import Verdict, verdict
 from modelhaul.core.span import Span
-from modelhaul.errors import ProtocolError, RangeIgnored, StatusError
+from modelhaul.errors import OtherVersion, ProtocolError, RangeIgnored, StatusError
 from modelhaul.net.transport import Answer, Redirect, Request
 
 # "bytes=0-9/10" and a missing blank are seen in the wild; the numbers have to be right anyway. All
@@ -56,7 +56,7 @@ def judge(request: Request, status: int, headers: HeaderMap, *, now: float) -> A
     if headers.get("content-type", "").strip().lower().startswith("multipart/byteranges"):
         raise ProtocolError(f"{where} sends a multipart answer to a single range")
     if request.validator is not None and not holds(request.validator, headers):
-        raise ProtocolError(f"{where} changed while it was being downloaded")
+        raise OtherVersion(f"{where} changed while it was being downloaded")
     length = _content_length(where, headers)
     ranged = "content-range" in headers
     if ranged:
