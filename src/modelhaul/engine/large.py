@@ -69,7 +69,8 @@ class LargeFile(Task):
         self._mends = 0
         self._inquiry = Inquiry(self._size)
         self._doubted: list[Have] = []  # runs that were fetched again because they may be wrong
-        self._versions: Counter[str | None] = Counter()  # bytes by the validator of their answer
+        # Bytes by source and by the validator of their answer.
+        self._versions: Counter[tuple[str, str | None]] = Counter()
         self._wake_barrier = asyncio.Event()
         self._wake_prover = asyncio.Event()
 
@@ -233,7 +234,8 @@ class LargeFile(Task):
             if piece.length:
                 self._have.add(Span(piece.offset, piece.offset + piece.length))
                 self._since_barrier += piece.length
-                self._versions[piece.owner.version] += piece.length
+                owner = piece.owner
+                self._versions[owner.source.name, owner.version] += piece.length
         for have in recorded:
             self._unsynced.add(have.span)
         if self._have.total > self._most:
@@ -336,9 +338,9 @@ class LargeFile(Task):
             reason = "these bytes changed on the disk"
         else:
             source, wrong = await self._believe_next(expected)
+            self.ranges.version = self._version_of_most(source)
             reason = f"the digest is wrong and the disk is not to blame; now from {source} alone"
             self.context.renew()
-        self.ranges.version = self._version_of_most()
         self._change(Change.DISPROVEN)
         self.context.emit(Repairing(path=self.order.file.path, size=wrong.total, reason=reason))
         await self.context.threads.sync(self._claimed.journal.void, list(wrong))
@@ -351,17 +353,18 @@ class LargeFile(Task):
         self._hasher.wake()
         self.context.more_work()
 
-    def _version_of_most(self) -> str | None:
-        """The validator that more than half of the bytes came with, where there were several.
+    def _version_of_most(self, source: str) -> str | None:
+        """The validator of more than half of the bytes of a source, where it had several.
 
         A store with two versions of a file behind one name would mix them for ever. Where each
         edge has a validator of its own for the same bytes, most have none in common.
         """
-        versions, self._versions = self._versions, Counter()
+        counted, self._versions = self._versions, Counter()
+        versions = Counter({tag: count for (name, tag), count in counted.items() if name == source})
         if len(versions) < 2:
             return None
-        ((version, count),) = versions.most_common(1)
-        return version if 2 * count > versions.total() else None
+        ((version, most),) = versions.most_common(1)
+        return version if 2 * most > versions.total() else None
 
     def _damaged(self, within: Span) -> SpanSet:
         """In a thread: recorded runs, some of it in `within`, whose bytes have another CRC now."""
