@@ -424,7 +424,7 @@ ODD = [
     "-rf", "--force", "~", "$HOME", "`id`", "a&b|c;d", "100%.txt", "%2F", "%2e%2e%2fx", "a+b",
     "what?.txt", "#1", "a:b", "<>*\"'", "...", ".hidden", ".gitignore", ".gitattributes",
     "\u6a21\u578b.bin", "\U0001f600", "\u202egpj.exe", "e\u0301 and \u00e9", "n" * 255,
-    "/".join(["x"] * 200),
+    "/".join(["x"] * 128),
 ]  # fmt: skip
 
 

@@ -386,11 +386,10 @@ def marker(data: bytes) -> None:
         path = Path(folder, "x.update")
         path.write_bytes(data)
         pending = Marker(path).pending()
-    assert pending is None or all(isinstance(name, str) for name in pending)
     if pending is None:
         return
-    fields = json.loads(data)
-    assert pending <= set(fields["pending"])
+    assert all(isinstance(name, str) for name in pending)
+    assert sorted(pending) == sorted(set(json.loads(data)["pending"]))
 
 
 def index(data: bytes) -> None:

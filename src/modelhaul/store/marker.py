@@ -45,11 +45,14 @@ class Marker:
         """
         try:
             fields = json.loads(osfile.read_small(self.path, _MOST_BYTES))
-            return frozenset(path for path in fields["pending"] if isinstance(path, str))
+            paths = fields["pending"]
         except FileNotFoundError:
             return frozenset()
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
+        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+            return None
+        return frozenset(paths)
 
     def set(self, *, label: str, commit: str | None, pending: Collection[str] | None) -> None:
         """Make it durable.
