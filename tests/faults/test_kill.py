@@ -34,8 +34,9 @@ FILES = {
     "tokenizer.json": content(70_000, 2),
 }
 SIZES = {path: len(data) for path, data in FILES.items()}
-# Slow enough, and barriers frequent enough, that the large file has a barrier in the middle.
-COMMAND = ["download", "acme/one", "--local-dir", "m", "--connections", "3", "--limit-rate", "16M"]
+COMMAND = ["download", "acme/one", "--local-dir", "m", "--connections", "3"]
+# Slow enough, and barriers frequent enough, that the large file has several in the middle.
+SLOW = [*COMMAND, "--limit-rate", "8M"]
 BARRIER = 0.1
 
 
@@ -128,7 +129,7 @@ def points() -> Iterator[pytest.ParameterSet]:
 def test_a_kill_at_any_step_is_made_good(world: World, side: str, step: str, number: int) -> None:
     """The next run exits 0 with the right bytes, leaves nothing, and fetches nothing safe again."""
     log = log_of(world)
-    life = Life(world, *COMMAND, barrier=BARRIER, point=f"{side} {step} {number}")
+    life = Life(world, *SLOW, barrier=BARRIER, point=f"{side} {step} {number}")
     assert life.wait() == -signal.SIGKILL, life.errors
     log.more()
     kept = safe(world.work / "m", SIZES)
@@ -144,7 +145,7 @@ def test_a_kill_at_any_step_is_made_good(world: World, side: str, step: str, num
 def test_the_list_of_steps_is_complete(world: World, tmp_path: Path) -> None:
     """What a download really does to the disk is what the kills are tried on."""
     record = tmp_path / "record"
-    life = Life(world, *COMMAND, barrier=BARRIER, record=str(record))
+    life = Life(world, *SLOW, barrier=BARRIER, record=str(record))
 
     assert life.wait() == 0, life.errors
     steps = record.read_text().splitlines()
@@ -314,7 +315,7 @@ DAMAGES = {
 def test_a_damaged_journal_costs_what_it_cannot_say(world: World, how: str) -> None:
     """The run goes on with what the journal still says; what nobody can read is put aside."""
     log = log_of(world)
-    life = Life(world, *COMMAND, barrier=BARRIER, point="before rename part 1")
+    life = Life(world, *SLOW, barrier=BARRIER, point="before rename part 1")
     assert life.wait() == -signal.SIGKILL, life.errors
     log.more()
     (journal,) = (world.work / "m" / ".modelhaul").glob("*.journal")
