@@ -8,6 +8,8 @@ TEST_FOLDER ?= $(shell test -w /dev/shm && test `df -Pk /dev/shm | awk 'END {pri
 # More than cores: a good part of the suite waits for processes and sockets.
 PYTEST := $(if $(TEST_FOLDER),PYTEST_DEBUG_TEMPROOT=$(TEST_FOLDER) )$(BIN)/python -m pytest -q -n 4
 DEMO_MIB ?= 1024
+# Versions of huggingface_hub that judge what is written and served; an environment each, made once.
+HF := 0.35 1.11 2.4
 
 FUZZ_SECONDS ?= 60
 
@@ -30,7 +32,12 @@ demo: $(VENV)/installed ## download a 1 GiB model from a local hub, kill it half
 memory: $(VENV)/installed ## peak memory of a download of 4 GiB over 32 connections
 	$(BIN)/python -m benchmarks.memory
 
-test: $(VENV)/installed ## run the test suite
+.venv-hf-%/installed: requirements/hf-%.txt | $(VENV)/installed
+	$(PYTHON) -m venv --clear --without-pip .venv-hf-$*
+	$(BIN)/python -m pip --python .venv-hf-$*/bin/python install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r $<
+	touch $@
+
+test: $(VENV)/installed $(HF:%=.venv-hf-%/installed) ## run the test suite
 	$(PYTEST)
 
 test-quick: $(VENV)/installed ## without processes of their own, and with fewer examples per property
@@ -80,13 +87,16 @@ types: $(VENV)/installed ## mypy, strict
 
 check: lint types test ## what CI checks, without the demo
 
-lock: ## resolve the dependencies anew into requirements/
+lock: ## resolve the dependencies anew into requirements/; of huggingface_hub the versions stay
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet uv
 	$(VENV)-lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	  --no-emit-index-url --upgrade --quiet pyproject.toml -o requirements/run.txt
 	$(VENV)-lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	  --no-emit-index-url --upgrade --quiet pyproject.toml requirements/build.in --group test --group lint -o requirements/dev.txt
+	for version in $(HF); do \
+	  $(VENV)-lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    --no-emit-index-url --upgrade --quiet requirements/hf-$$version.in -o requirements/hf-$$version.txt; done
 
 clean: ## remove environments and what the demo made
 	rm -rf .venv .venv-* .demo .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

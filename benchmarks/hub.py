@@ -26,7 +26,9 @@ from aiohttp import web
 
 from benchmarks.processes import die_with_parent
 from modelhaul.core.repo import Kind
-from modelhaul.server.modelscope import ServeOptions, hub_app, signed_url
+from modelhaul.server import modelscope
+from modelhaul.server.cdn import signed_url
+from modelhaul.server.options import ServeOptions
 from modelhaul.server.serve import running
 from modelhaul.server.shelf import ServedFile, ServedSnapshot, Shelved
 from modelhaul.store.osfile import Stamp
@@ -187,8 +189,9 @@ def make_app(
     """Both hubs in one application."""
     shelf = FixedShelf({name: snapshot_of(name, rows) for name, rows in catalogue.items()})
     options = ServeOptions(cdn=store, cdn_from=LARGE, secret=b"nobody looks at it")
-    app = hub_app(shelf, options)  # type: ignore[arg-type]  # the methods that it uses
+    app = web.Application()
     # aiohttp takes the first route that fits, and the ModelScope ones all begin with a fixed word.
+    app.add_routes(modelscope.routes(shelf, options))  # type: ignore[arg-type]  # what it uses of it
     app.add_routes(HuggingFace(shelf, options).routes())
     return app
 

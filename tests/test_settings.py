@@ -10,7 +10,13 @@ from typing import get_type_hints
 import pytest
 
 from modelhaul.errors import UsageError
-from modelhaul.settings import DEFAULT_ENDPOINT, SettingChanges, Settings, normal_endpoint
+from modelhaul.settings import (
+    DEFAULT_ENDPOINT,
+    DEFAULT_HF_ENDPOINT,
+    SettingChanges,
+    Settings,
+    normal_endpoint,
+)
 
 URL = "https://hub.test/x"
 
@@ -27,6 +33,10 @@ def test_an_empty_environment_means_the_defaults() -> None:
     assert (Settings().connections, Settings().host_connections) == (64, 64)
     assert Settings().cache_dir == Path.home() / ".cache/modelscope"
     assert Settings().home == Path.home() / ".modelscope"
+    assert Settings().hf_endpoint == DEFAULT_HF_ENDPOINT == "https://huggingface.co"
+    assert Settings().hf_token is None
+    assert Settings().hf_cache_dir == Path.home() / ".cache/huggingface/hub"
+    assert Settings().hf_token_path == Path.home() / ".cache/huggingface/token"
 
 
 @pytest.mark.parametrize(
@@ -47,6 +57,22 @@ def test_an_empty_environment_means_the_defaults() -> None:
         ({"MODELSCOPE_HOME": ""}, "home", Path.home() / ".modelscope"),
         ({"MODELSCOPE_CACHE": "/c"}, "cache_dir", Path("/c")),
         ({"MODELSCOPE_CACHE": "~/c"}, "cache_dir", Path.home() / "c"),
+        ({"HF_ENDPOINT": "https://hf-mirror.test/"}, "hf_endpoint", "https://hf-mirror.test"),
+        ({"HF_ENDPOINT": ""}, "hf_endpoint", DEFAULT_HF_ENDPOINT),
+        ({"HF_TOKEN": " hf_1\r\n"}, "hf_token", "hf_1"),
+        ({"HF_TOKEN": ""}, "hf_token", None),
+        ({"HUGGING_FACE_HUB_TOKEN": "hf_2"}, "hf_token", "hf_2"),
+        ({"HF_TOKEN": "hf_1", "HUGGING_FACE_HUB_TOKEN": "hf_2"}, "hf_token", "hf_1"),
+        ({"HF_TOKEN": "", "HUGGING_FACE_HUB_TOKEN": "hf_2"}, "hf_token", "hf_2"),
+        ({"HF_TOKEN": "hf_1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}, "hf_token", ""),
+        ({"HF_HUB_DISABLE_IMPLICIT_TOKEN": "yes"}, "hf_token", ""),
+        ({"HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}, "hf_token", None),
+        ({"HF_TOKEN_PATH": "~/t"}, "hf_token_path", Path.home() / "t"),
+        ({"HF_HUB_CACHE": "/h"}, "hf_cache_dir", Path("/h")),
+        ({"HF_HUB_DISABLE_SYMLINKS": "on"}, "hf_links", False),
+        ({"HF_HUB_DISABLE_SYMLINKS": "0"}, "hf_links", True),
+        ({"HUGGINGFACE_HUB_CACHE": "/o"}, "hf_cache_dir", Path("/o")),
+        ({"HF_HUB_CACHE": "/h", "HUGGINGFACE_HUB_CACHE": "/o"}, "hf_cache_dir", Path("/h")),
         ({"MODELHAUL_STATE": "/s"}, "state_dir", Path("/s")),
         ({"XDG_STATE_HOME": "/x"}, "state_dir", Path("/x/modelhaul")),
         ({"MODELHAUL_STATE": "/s", "XDG_STATE_HOME": "/x"}, "state_dir", Path("/s")),
@@ -75,6 +101,35 @@ def test_each_variable_sets_one_thing(environ: dict[str, str], name: str, value:
     default = dataclasses.asdict(Settings())
     changed = {key for key, now in dataclasses.asdict(found).items() if now != default[key]}
     assert changed <= {name}
+
+
+@pytest.mark.parametrize(
+    ("environ", "home"),
+    [
+        ({"HF_HOME": "/hf"}, Path("/hf")),
+        ({"HF_HOME": "~/hf"}, Path.home() / "hf"),
+        ({"XDG_CACHE_HOME": "/x"}, Path("/x/huggingface")),
+        ({"HF_HOME": "/hf", "XDG_CACHE_HOME": "/x"}, Path("/hf")),
+    ],
+)
+def test_cache_and_token_move_with_the_home_of_hugging_face(
+    environ: dict[str, str], home: Path
+) -> None:
+    """Where its own tools look for them, unless they were named one by one."""
+    moved = read(environ)
+    named = read({**environ, "HF_TOKEN_PATH": "/t", "HF_HUB_CACHE": "/c"})
+
+    assert (moved.hf_token_path, moved.hf_cache_dir) == (home / "token", home / "hub")
+    assert (named.hf_token_path, named.hf_cache_dir) == (Path("/t"), Path("/c"))
+
+
+def test_a_token_of_one_hub_is_not_that_of_the_other() -> None:
+    """Each variable fills its own hub's setting only."""
+    modelscope = read({"MODELSCOPE_API_TOKEN": "ms-1"})
+    hugging_face = read({"HF_TOKEN": "hf_1"})
+
+    assert (modelscope.token, modelscope.hf_token) == ("ms-1", None)
+    assert (hugging_face.token, hugging_face.hf_token) == (None, "hf_1")
 
 
 def test_connections_are_a_limit_for_each_host_too() -> None:
@@ -185,10 +240,14 @@ def test_the_edges_make_sense(name: str, value: float) -> None:
 def test_secrets_are_not_shown() -> None:
     """Settings are printed when something is looked into."""
     found = read(
-        {"MODELSCOPE_API_TOKEN": "TOPSECRET", "https_proxy": "http://me:TOPSECRET@proxy.test:1"}
+        {
+            "MODELSCOPE_API_TOKEN": "TOPSECRET",
+            "HF_TOKEN": "TOPSECRET",
+            "https_proxy": "http://me:TOPSECRET@proxy.test:1",
+        }
     )
 
-    assert found.token == "TOPSECRET"
+    assert found.token == found.hf_token == "TOPSECRET"
     assert "TOPSECRET" not in repr(found)
 
 

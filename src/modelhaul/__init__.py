@@ -1,4 +1,4 @@
-"""modelhaul moves model weights: fast, resumable, proven by SHA-256.
+"""modelhaul moves model weights: fast, resumable, proven by digest.
 
 Names are loaded when they are first used: the command line asks for a few of them only, and what
 it does not ask for would cost it a fifth of a second at every start.

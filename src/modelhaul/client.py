@@ -21,7 +21,7 @@ import anyio
 
 from modelhaul.core.pace import Throttle
 from modelhaul.core.plan import Plan
-from modelhaul.core.repo import Kind, is_repo, parse_ref
+from modelhaul.core.repo import HubName, Kind, is_repo, parse_ref
 from modelhaul.engine.buffers import BufferPool
 from modelhaul.engine.lanes import Lanes
 from modelhaul.engine.threads import Threads, WorkerThreads
@@ -103,6 +103,7 @@ class Client:
         self,
         repo: str,
         *,
+        hub: HubName | None = None,
         kind: Kind = "model",
         revision: str | None = None,
         files: Iterable[str] = (),
@@ -115,21 +116,22 @@ class Client:
         force: bool = False,
         on_event: Listener | None = None,
     ) -> Report:
-        """Bring the files of a repository to this machine and prove every one by its SHA-256.
+        """Bring the files of a repository to this machine and prove every one by its digest.
 
         Whatever was fetched before is continued; what is there already is kept.
 
         Args:
-            repo: `owner/name`.
-            kind: `model` or `dataset`.
-            revision: branch, tag or commit; None means `master`.
+            repo: `owner/name`; `hf:owner/name` names the Hugging Face Hub.
+            hub: of a name without such a prefix: `modelscope`, the default, or `huggingface`.
+            kind: `model` or `dataset`; on Hugging Face also `space`.
+            revision: branch, tag or commit; None means the hub's usual one, `master` or `main`.
             files: exact paths inside the repository.
             include: shell patterns over the whole path; adds to `files`. Neither: everything.
             exclude: shell patterns; they win.
-            local_dir: a plain folder to write to; None means ModelScope's cache.
+            local_dir: a plain folder to write to; None means the hub's cache.
             cache_dir: another cache than the settings'.
             endpoint: another site than the settings'.
-            token: API token; "" uses none, None the settings' or the saved login.
+            token: of that hub; "" uses none, None the settings' or the saved login.
             force: believe no earlier proof, and overwrite files that are not ours.
             on_event: called with each `modelhaul.events` value, in the loop; must not block.
 
@@ -148,8 +150,8 @@ class Client:
         the next call continues there.
         """
         wish = _wish(
-            repo, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint, token,
-            force,
+            repo, hub, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint,
+            token, force,
         )  # fmt: skip
         return await _download(self._resources, wish, Emitter(on_event))
 
@@ -157,6 +159,7 @@ class Client:
         self,
         repo: str,
         *,
+        hub: HubName | None = None,
         kind: Kind = "model",
         revision: str | None = None,
         files: Iterable[str] = (),
@@ -178,8 +181,8 @@ class Client:
             as `download()`, as far as it gets.
         """
         wish = _wish(
-            repo, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint, token,
-            force,
+            repo, hub, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint,
+            token, force,
         )  # fmt: skip
         return (await plan_download(self._resources, wish, Emitter(on_event))).plan
 
@@ -187,6 +190,7 @@ class Client:
         self,
         target: StrPath,
         *,
+        hub: HubName | None = None,
         kind: Kind = "model",
         revision: str | None = None,
         files: Iterable[str] = (),
@@ -199,7 +203,7 @@ class Client:
         repair: bool = False,
         on_event: Listener | None = None,
     ) -> VerifyReport:
-        """Read every file of a tree and compare it with the SHA-256 that the hub states.
+        """Read every file of a tree and compare it with the digest that the hub states.
 
         Nothing that was proven earlier is believed, nothing is changed without `repair`. That a
         file is wrong or missing is a finding, not an error: see `report.ok`, `report.error`.
@@ -207,8 +211,8 @@ class Client:
         Args:
             target: `owner/name`: what `download()` of it wrote. A path (an `os.PathLike`, or a
                 text of another form): a folder of a cache, which says itself what it holds.
-            kind, revision, files, include, exclude, local_dir, cache_dir, endpoint, token: as in
-                `download()`. A folder names its own kind and place.
+            hub, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint, token: as
+                in `download()`. A folder names its own hub, kind and place.
             repair: fetch what is wrong or missing. The old file stays until the new one is proven.
             on_event: as in `download()`.
 
@@ -219,11 +223,16 @@ class Client:
             UsageError: a bad name, or a folder that does not exist or does not say what it holds.
             HaulError: as `download()`: the hub, and with `repair` whatever ends that.
         """
-        if isinstance(target, str) and is_repo(target):
+        if isinstance(target, str) and is_repo(target, hub):
             wish: Wish | FolderWish = _wish(
-                target, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint,
-                token, False,
+                target, hub, kind, revision, files, include, exclude, local_dir, cache_dir,
+                endpoint, token, False,
             )  # fmt: skip
+        elif hub is not None:
+            raise UsageError(
+                f"{os.fspath(target)} is a folder: it says itself of which hub it is",
+                hint="a repository has the form owner/name",
+            )
         elif local_dir is not None or cache_dir is not None:
             raise UsageError(
                 f"{os.fspath(target)} is a folder: it needs no other place",
@@ -287,6 +296,7 @@ class Client:
 
 def _wish(
     repo: str,
+    hub: HubName | None,
     kind: Kind,
     revision: str | None,
     files: Iterable[str],
@@ -299,7 +309,7 @@ def _wish(
     force: bool,
 ) -> Wish:
     return Wish(
-        ref=parse_ref(repo, hub="modelscope", kind=kind, revision=revision),
+        ref=parse_ref(repo, hub=hub, kind=kind, revision=revision),
         names=_strings(files),
         include=_strings(include),
         exclude=_strings(exclude),
@@ -360,6 +370,7 @@ async def _default() -> AsyncIterator[Client]:
 async def download(
     repo: str,
     *,
+    hub: HubName | None = None,
     kind: Kind = "model",
     revision: str | None = None,
     files: Iterable[str] = (),
@@ -380,6 +391,7 @@ async def download(
     async with _default() as client:
         return await client.download(
             repo,
+            hub=hub,
             kind=kind,
             revision=revision,
             files=files,
@@ -397,6 +409,7 @@ async def download(
 async def verify(
     target: StrPath,
     *,
+    hub: HubName | None = None,
     kind: Kind = "model",
     revision: str | None = None,
     files: Iterable[str] = (),
@@ -417,6 +430,7 @@ async def verify(
     async with _default() as client:
         return await client.verify(
             target,
+            hub=hub,
             kind=kind,
             revision=revision,
             files=files,

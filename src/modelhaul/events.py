@@ -181,7 +181,8 @@ class Progress:
 class Finished:
     """The run succeeded: `path` holds the result. Always the last event of a download.
 
-    `connections` is the most that were in use at one time.
+    `connections` is the most that were in use at one time; `by_git_name` files were proven by the
+    SHA-1 that git names them by, because the hub states no SHA-256 of them.
     """
 
     path: str
@@ -191,6 +192,7 @@ class Finished:
     connections: int
     seconds: float
     verified: bool
+    by_git_name: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +205,8 @@ class Verified:
         wrong, missing, unproven, repaired: how many files of each finding of `FileCheck`.
         fetched: payload bytes received over the network for repairs.
         seconds: duration.
+        by_git_name: files that are judged by the SHA-1 that git names them by, because the hub
+            states no SHA-256 of them.
     """
 
     path: str
@@ -214,6 +218,7 @@ class Verified:
     repaired: int
     fetched: int
     seconds: float
+    by_git_name: int = 0
 
 
 Event = (

@@ -140,11 +140,12 @@ class FileCheck:
     Attributes:
         path: path inside the repository, with `/`.
         final: where it stands, or should stand.
-        finding: `right`: its bytes have the stated SHA-256; `unproven`: the hub states none, and
+        finding: `right`: its bytes have the stated digest; `unproven`: the hub states none, and
             the size is right; `wrong`: other bytes, or nothing that can be read, stand there;
             `missing`; `repaired`: it was wrong or missing and is right now.
         size: bytes that the hub states; None if it does not.
         sha256: digest that the hub states in hex; None if it does not.
+        git_sha1: the name of the content as a git blob, likewise. It judges where no SHA-256 does.
         reason: why it is wrong, in words; "" if there is nothing to say.
     """
 
@@ -153,6 +154,7 @@ class FileCheck:
     finding: Finding
     size: int | None
     sha256: str | None
+    git_sha1: str | None = None
     reason: str = ""
 
 

@@ -10,15 +10,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 from modelhaul.core.origin import origin_of, shown
 from modelhaul.errors import UsageError
 
 DEFAULT_ENDPOINT = "https://modelscope.cn"
+DEFAULT_HF_ENDPOINT = "https://huggingface.co"
 MAX_CONNECTIONS = 64
 MIB = 1 << 20
+
+T = TypeVar("T")
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LOOPBACK = re.compile(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(?=[:/]|$)", re.IGNORECASE)
@@ -31,6 +34,11 @@ class SettingChanges(TypedDict, total=False):
     token: str | None
     home: Path
     cache_dir: Path
+    hf_endpoint: str
+    hf_token: str | None
+    hf_token_path: Path
+    hf_cache_dir: Path
+    hf_links: bool
     state_dir: Path
     connections: int
     host_connections: int
@@ -55,9 +63,14 @@ class Settings:
 
     Attributes:
         endpoint: ModelScope site to talk to, without a trailing slash.
-        token: API token; None means the saved login, "" means none at all.
+        token: ModelScope's API token; None means the saved login, "" means none at all.
         home: where ModelScope's tools keep the login (`~/.modelscope`).
         cache_dir: ModelScope's cache (`~/.cache/modelscope`).
+        hf_endpoint: Hugging Face site to talk to, without a trailing slash.
+        hf_token: its token; None means the one in `hf_token_path`, "" means none at all.
+        hf_token_path: where `hf auth login` keeps the token.
+        hf_cache_dir: the Hugging Face cache (`~/.cache/huggingface/hub`).
+        hf_links: make links in that cache, as its own tools do where the file system can.
         state_dir: our own memory of proven files; may be deleted at any time.
         connections: most connections at once, over all hosts.
         host_connections: most connections at once to one host.
@@ -79,6 +92,11 @@ class Settings:
     token: str | None = field(default=None, repr=False)
     home: Path = Path("~/.modelscope")
     cache_dir: Path = Path("~/.cache/modelscope")
+    hf_endpoint: str = DEFAULT_HF_ENDPOINT
+    hf_token: str | None = field(default=None, repr=False)
+    hf_token_path: Path = Path("~/.cache/huggingface/token")
+    hf_cache_dir: Path = Path("~/.cache/huggingface/hub")
+    hf_links: bool = True
     state_dir: Path = Path("~/.local/state/modelhaul")
     connections: int = MAX_CONNECTIONS
     host_connections: int = MAX_CONNECTIONS
@@ -108,10 +126,12 @@ class Settings:
             raise UsageError(f"memory: at least {8 * MIB} bytes of buffers are needed")
         if self.limit_rate is not None:
             _positive("limit_rate", self.limit_rate)
-        if self.token is not None and not self.token.isprintable():
-            raise UsageError("token: holds a line break or another control character")
-        object.__setattr__(self, "endpoint", normal_endpoint(self.endpoint))
-        for name in ("home", "cache_dir", "state_dir"):
+        for name, token in (("token", self.token), ("hf_token", self.hf_token)):
+            if token is not None and not token.isprintable():
+                raise UsageError(f"{name}: holds a line break or another control character")
+        for name in ("endpoint", "hf_endpoint"):
+            object.__setattr__(self, name, normal_endpoint(getattr(self, name)))
+        for name in ("home", "cache_dir", "hf_token_path", "hf_cache_dir", "state_dir"):
             object.__setattr__(self, name, _folder(getattr(self, name)))
 
     @classmethod
@@ -129,6 +149,11 @@ class Settings:
         # An empty token is a statement too: use none.
         if "MODELSCOPE_API_TOKEN" in env:
             found["token"] = _named("MODELSCOPE_API_TOKEN", _token, env["MODELSCOPE_API_TOKEN"])
+        if env.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in _TRUE:
+            found["hf_token"] = ""
+        if (hf_home := _hf_home(env)) is not None:
+            found.setdefault("hf_token_path", hf_home / "token")
+            found.setdefault("hf_cache_dir", hf_home / "hub")
         if "state_dir" not in found and env.get("XDG_STATE_HOME", "").startswith("/"):
             found["state_dir"] = Path(env["XDG_STATE_HOME"]) / "modelhaul"
         if "connections" in found:
@@ -193,7 +218,7 @@ def normal_endpoint(text: str) -> str:
     if parts.username is not None or parts.query or parts.fragment:
         raise UsageError(
             f"not an endpoint: {shown(value)} with a user, a query or a fragment",
-            hint="a token goes into --token or MODELSCOPE_API_TOKEN",
+            hint="a token goes into --token, MODELSCOPE_API_TOKEN or HF_TOKEN",
         )
     return value
 
@@ -229,12 +254,23 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+#: What huggingface_hub takes for "yes".
+_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
+
 #: Variable, setting, how to read it; of two for one setting the first counts.
 _VARIABLES: tuple[tuple[str, str, Callable[[str], object]], ...] = (
     ("MODELSCOPE_ENDPOINT", "endpoint", normal_endpoint),
     ("MODELSCOPE_DOMAIN", "endpoint", normal_endpoint),
     ("MODELSCOPE_HOME", "home", lambda text: _folder(Path(text))),
     ("MODELSCOPE_CACHE", "cache_dir", lambda text: _folder(Path(text))),
+    ("HF_ENDPOINT", "hf_endpoint", normal_endpoint),
+    # Unlike ModelScope's, an empty one says nothing: that is how huggingface_hub reads them.
+    ("HF_TOKEN", "hf_token", _token),
+    ("HUGGING_FACE_HUB_TOKEN", "hf_token", _token),
+    ("HF_TOKEN_PATH", "hf_token_path", lambda text: _folder(Path(text))),
+    ("HF_HUB_CACHE", "hf_cache_dir", lambda text: _folder(Path(text))),
+    ("HUGGINGFACE_HUB_CACHE", "hf_cache_dir", lambda text: _folder(Path(text))),
+    ("HF_HUB_DISABLE_SYMLINKS", "hf_links", lambda text: text.upper() not in _TRUE),
     ("MODELHAUL_STATE", "state_dir", lambda text: _folder(Path(text))),
     ("MODELHAUL_CONNECTIONS", "connections", _count),
     ("MODELHAUL_PATIENCE", "patience", _seconds),
@@ -246,7 +282,15 @@ _VARIABLES: tuple[tuple[str, str, Callable[[str], object]], ...] = (
 )
 
 
-def _named(name: str, convert: Callable[[str], object], text: str) -> object:
+def _hf_home(env: Mapping[str, str]) -> Path | None:
+    """Where the Hugging Face tools keep everything; None for the place where they usually do."""
+    for name, inside in (("HF_HOME", ""), ("XDG_CACHE_HOME", "huggingface")):
+        if env.get(name):
+            return _named(name, lambda text: _folder(Path(text)), env[name]) / inside
+    return None
+
+
+def _named(name: str, convert: Callable[[str], T], text: str) -> T:
     """A variable's value; what is wrong with it is said with its name."""
     try:
         return convert(text)

@@ -278,6 +278,10 @@ def test_events_in_one_line(event: events.Event, line: str | None) -> None:
             "4.00 MB fetched in 2s (2.00 MB/s), 1.00 MB reused; no SHA-256 was stated to check",
         ),
         (
+            finished(fetched=0, by_git_name=2),
+            "5.00 MB here already, nothing fetched; every file has its SHA-256 or git name",
+        ),
+        (
             finished(fetched=0),
             "5.00 MB here already, nothing fetched; every file has its SHA-256",
         ),

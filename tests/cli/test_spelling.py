@@ -50,27 +50,28 @@ from modelhaul.cli.spelling import is_like_repo, normal
         pytest.param("--include a -- b,c d", "--include a -- b,c d", id="two-dashes-end-it"),
         pytest.param(
             "download https://modelscope.cn/models/o/n x.bin",
-            "download o/n --repo-type model --endpoint https://modelscope.cn x.bin",
+            "download ms:o/n --repo-type model --endpoint https://modelscope.cn x.bin",
             id="page",
         ),
         pytest.param(
             "download https://www.modelscope.ai/datasets/o/n.1/files?a=b#c --local_dir d",
-            "download o/n.1 --repo-type dataset --endpoint https://www.modelscope.ai --local-dir d",
+            "download ms:o/n.1 --repo-type dataset --endpoint https://www.modelscope.ai"
+            " --local-dir d",
             id="page-of-a-dataset",
         ),
         pytest.param(
             "download --model https://modelscope.cn/models/o/n/",
-            "download --model o/n --endpoint https://modelscope.cn",
+            "download --model ms:o/n --endpoint https://modelscope.cn",
             id="page-as-value",
         ),
         pytest.param(
             "download --model=https://modelscope.cn/models/o/n/summary",
-            "download --model=o/n --endpoint https://modelscope.cn",
+            "download --model=ms:o/n --endpoint https://modelscope.cn",
             id="page-as-value-with-equals",
         ),
         pytest.param(
             "download https://modelscope.cn/models/o/n --endpoint http://m",
-            "download o/n --repo-type model --endpoint http://m",
+            "download ms:o/n --repo-type model --endpoint http://m",
             id="page-with-a-mirror",
         ),
         *(
@@ -81,6 +82,16 @@ from modelhaul.cli.spelling import is_like_repo, normal
                 ("download https://modelscope.cn.evil.test/models/o/n", "page-of-a-like-site"),
                 ("download https://modelscope.cn/models/o/n/resolve/master/w", "page-of-a-file"),
                 ("download -- https://modelscope.cn/models/o/n", "page-behind-two-dashes"),
+                ("download https://huggingface.co.evil.test/o/n", "like-hugging-face"),
+                ("download https://evil.test/huggingface.co/o/n", "below-another-site"),
+                ("download http://huggingface.co/o/n", "hugging-face-in-the-clear"),
+                ("download https://huggingface.co/models", "list-of-models"),
+                ("download https://huggingface.co/datasets/", "list-of-datasets"),
+                ("download https://huggingface.co/spaces/o/n/x", "page-of-nothing"),
+                ("download o/n --endpoint https://hf.co/o/n", "page-as-endpoint"),
+                ("download hf:o/n", "prefix"),
+                ("download --model hf:o/n", "prefix-as-value"),
+                ("get https://huggingface.co/o/n", "hugging-face-for-another-verb"),
             ]
         ),
     ],
@@ -88,6 +99,80 @@ from modelhaul.cli.spelling import is_like_repo, normal
 def test_spellings(typed: str, meant: str) -> None:
     """Underscores, lists behind one option, commas; `--` ends everything."""
     assert normal(typed.split()) == meant.split()
+
+
+HUB = "--hub huggingface"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("https://huggingface.co/o/n", f"hf:o/n --repo-type model {HUB}"),
+        ("https://huggingface.co/o/n/", f"hf:o/n --repo-type model {HUB}"),
+        ("https://www.huggingface.co/o/n?library=x#y", f"hf:o/n --repo-type model {HUB}"),
+        ("https://hf.co/o/n.1-B", f"hf:o/n.1-B --repo-type model {HUB}"),
+        ("https://huggingface.co/gpt2", f"hf:gpt2 --repo-type model {HUB}"),
+        ("https://huggingface.co/datasets/o/n", f"hf:o/n --repo-type dataset {HUB}"),
+        ("https://huggingface.co/datasets/squad", f"hf:squad --repo-type dataset {HUB}"),
+        ("https://huggingface.co/spaces/o/n", f"hf:o/n --repo-type space {HUB}"),
+        ("https://huggingface.co/o/n/discussions/7", f"hf:o/n --repo-type model {HUB}"),
+        ("https://huggingface.co/o/n/tree/main", f"hf:o/n --repo-type model --revision main {HUB}"),
+        (
+            "https://huggingface.co/gpt2/tree/main",
+            f"hf:gpt2 --repo-type model --revision main {HUB}",
+        ),
+        (
+            "https://huggingface.co/o/n/tree/refs%2Fpr%2F1",
+            f"hf:o/n --repo-type model --revision refs/pr/1 {HUB}",
+        ),
+        (
+            "https://huggingface.co/o/n/tree/refs/pr/1",
+            f"hf:o/n --repo-type model --revision refs/pr/1 {HUB}",
+        ),
+        (
+            "https://huggingface.co/datasets/o/n/tree/v1/a/b%20[c],d",
+            f"hf:o/n --include a/b_[[]c]?d/ --repo-type dataset --revision v1 {HUB}",
+        ),
+        (
+            "https://huggingface.co/o/n/blob/main/sub/w.bin x.bin",
+            f"hf:o/n sub/w.bin --repo-type model --revision main {HUB} x.bin",
+        ),
+        (
+            "https://huggingface.co/o/n/resolve/v1/w.bin?download=true",
+            f"hf:o/n w.bin --repo-type model --revision v1 {HUB}",
+        ),
+        (
+            "https://huggingface.co/o/n/tree/a --revision b",
+            f"hf:o/n --repo-type model {HUB} --revision b",
+        ),
+        (
+            "https://huggingface.co/o/n/tree/main/sub x.bin",
+            f"hf:o/n --include sub/ --repo-type model --revision main {HUB} x.bin",
+        ),
+        (
+            "https://huggingface.co/o/n --hub modelscope",
+            "hf:o/n --repo-type model --hub modelscope",
+        ),
+        (
+            "--model https://huggingface.co/o/n x.bin",
+            "--model hf:o/n --hub huggingface x.bin",
+        ),
+        ("--dataset=https://huggingface.co/datasets/o/n", "--dataset=hf:o/n --hub huggingface"),
+        ("hf://o/n", f"hf:o/n --repo-type model {HUB}"),
+        ("hf://gpt2", f"hf:gpt2 --repo-type model {HUB}"),
+        ("hf://datasets/o/n@v1/a/w.bin", f"hf:o/n a/w.bin --repo-type dataset --revision v1 {HUB}"),
+        ("hf://spaces/o/n@refs/pr/1", f"hf:o/n --repo-type space --revision refs/pr/1 {HUB}"),
+        ("hf://models/o/n@a%2Fb", f"hf:o/n --repo-type model --revision a/b {HUB}"),
+    ],
+)
+def test_pages_of_hugging_face_and_its_addresses(typed: str, meant: str) -> None:
+    """Repository, kind, revision, and the file or folder that is shown; what is given wins.
+
+    The prefix stays, so that no other hub is asked for what was pasted from this one.
+    """
+    expected = [word.replace("_", " ") for word in meant.split()]
+
+    assert normal(["download", *typed.split()]) == ["download", *expected]
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,23 @@ def test_files_of_the_layout_at_the_top_are_refused(path: str, refused: bool) ->
     assert fault(path) is None
 
 
+@pytest.mark.parametrize(
+    ("path", "refused"),
+    [
+        (".cache/huggingface", True),
+        (".cache/HuggingFace/download/x.metadata", True),
+        (".cache", True),
+        (".cache/other", False),
+        (".cache/huggingface2", False),
+        (".cac", False),
+        ("sub/.cache/huggingface/x", False),
+    ],
+)
+def test_files_in_a_folder_of_the_layout_are_refused(path: str, refused: bool) -> None:
+    """And a file where a folder above it has to be."""
+    assert (fault(path, reserved=(".cache/huggingface",)) is not None) == refused
+
+
 @thorough
 @given(path=st.text(st.sampled_from("./\\aA:\0 ~\u202e"), max_size=12))
 def test_a_name_without_fault_stays_below_its_folder(path: str) -> None:

@@ -216,6 +216,19 @@ def test_a_kept_file_serves_copies_though_it_is_listed_last() -> None:
     assert [plan.action for plan in after] == [Action.COPY, Action.KEEP]
 
 
+def test_files_of_one_git_name_are_shared_too() -> None:
+    """Whatever names the content; a SHA-256 and a git name are never taken for each other."""
+    named = [
+        FilePlan(file=RemoteFile("a", 9, git_sha1=40 * "c"), action=Action.FETCH),
+        FilePlan(file=RemoteFile("b", 9, git_sha1=40 * "c"), action=Action.FETCH),
+        FilePlan(file=RemoteFile("c", 9, sha256=64 * "c"), action=Action.FETCH),
+    ]
+
+    after = share(named)
+
+    assert [plan.action for plan in after] == [Action.FETCH, Action.COPY, Action.FETCH]
+
+
 def test_a_refused_file_serves_nobody() -> None:
     """What stands there is something else."""
     refused = FilePlan(file=RemoteFile("a", 9, sha256=64 * "c"), action=Action.REFUSE)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.core.origin import origin_of
 from modelhaul.core.repo import (
+    HubName,
     RemoteFile,
     RepoRef,
     Source,
@@ -76,6 +79,64 @@ def test_anything_else_is_not_a_reference(text: str) -> None:
 
     assert repr(text) in caught.value.message
     assert caught.value.hint is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "hub", "meant"),
+    [
+        ("hf:Qwen/Qwen3-8B", None, ("huggingface", "Qwen", "Qwen3-8B")),
+        (" hf:Qwen/Qwen3-8B\n", "huggingface", ("huggingface", "Qwen", "Qwen3-8B")),
+        ("Qwen/Qwen3-8B", "huggingface", ("huggingface", "Qwen", "Qwen3-8B")),
+        ("hf:gpt2", None, ("huggingface", "", "gpt2")),
+        ("gpt2", "huggingface", ("huggingface", "", "gpt2")),
+        ("ms:Qwen/Qwen3-8B", None, ("modelscope", "Qwen", "Qwen3-8B")),
+        ("ms:Qwen/Qwen3-8B", "modelscope", ("modelscope", "Qwen", "Qwen3-8B")),
+        ("Qwen/Qwen3-8B", None, ("modelscope", "Qwen", "Qwen3-8B")),
+    ],
+)
+def test_a_prefix_names_the_hub(
+    text: str, hub: HubName | None, meant: tuple[HubName, str, str]
+) -> None:
+    """ModelScope where nobody says; old repositories of Hugging Face have no owner."""
+    ref = parse_ref(text, hub=hub)
+
+    assert (ref.hub, ref.owner, ref.name) == meant
+    assert ref.id == f"{ref.owner}/{ref.name}".lstrip("/")
+    assert parse_ref(str(ref)) == ref
+
+
+@pytest.mark.parametrize(
+    ("text", "hub"),
+    [
+        ("hf:Qwen/Qwen3-8B", "modelscope"),
+        ("ms:Qwen/Qwen3-8B", "huggingface"),
+        ("ms:gpt2", None),
+        ("hf:", None),
+        ("hf:/gpt2", None),
+        ("hf:gpt2/", None),
+        ("hf:a/b/c", None),
+        ("hf:..", None),
+        ("hf:a--b", None),
+        ("hf:a--b/c", None),
+        ("hf:hf:a/b", None),
+        ("HF:a/b", None),
+        ("xx:a/b", None),
+        ("a/b", "elsewhere"),
+    ],
+)
+def test_a_name_of_no_hub_or_of_two_is_refused(text: str, hub: Any) -> None:
+    """Nobody guesses which of two sites a token would go to."""
+    with pytest.raises(UsageError) as caught:
+        parse_ref(text, hub=hub)
+
+    assert caught.value.hint is not None
+
+
+def test_spaces_are_of_hugging_face() -> None:
+    """ModelScope has none that could be downloaded."""
+    assert parse_ref("hf:o/n", kind="space").kind == "space"
+    with pytest.raises(UsageError, match="Hugging Face"):
+        parse_ref("o/n", kind="space")
 
 
 def test_a_page_of_a_hub_of_ones_own_is_answered_with_how_to_name_it() -> None:

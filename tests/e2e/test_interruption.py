@@ -187,3 +187,33 @@ def test_clean_leaves_alone_what_a_running_process_works_on(slow: World) -> None
     assert "in use" in cleaned.stderr
     assert process.returncode == 0, errors
     assert len(tree(slow.work / "m")) == 2
+
+
+def test_a_kill_in_the_cache_of_hugging_face(slow: World) -> None:
+    """The part lies inside the repository's folder: found without being named, continued, gone."""
+    hub = slow.work / "hub"
+    slow.extra.update(HF_ENDPOINT=slow.hub.url, HF_HUB_CACHE=str(hub))
+    process = slow.start("download", "hf:acme/large", "--connections", "6")
+    wait_for(slow, process, SIZE // 2)
+    process.kill()
+    process.communicate()
+
+    by_default, named = slow.run("parts", "--json"), slow.run("parts", str(hub), "--json")
+    resumed = slow.run("download", "hf:acme/large")
+    cleaned = slow.run("clean")
+
+    works = [json.loads(line) for line in by_default.stdout.splitlines()]
+    have = sum(work["have"] for work in works)
+    assert have >= SIZE // 2 - 6 * (MIB + RATE)
+    assert named.stdout.count("\n") == len(works)
+    assert resumed.returncode == 0, resumed.stderr
+    assert sent(slow)[0] <= SIZE + 6 * (MIB + RATE)
+    shown = Path(last_line(resumed.stdout))
+    assert [len(data) for data in tree(shown).values()] == [SIZE // 2, SIZE // 2]
+    assert "nothing unfinished in" in cleaned.stderr
+    assert sorted(os.listdir(hub / "models--acme--large")) == [
+        "blobs",
+        "refs",
+        "snapshots",
+        "trees",
+    ]

@@ -42,6 +42,16 @@ def remote(
     return RemoteFile(path=path, size=len(data), sha256=sha256, validator=etag)
 
 
+def git_sha1(data: bytes) -> str:
+    """What git calls a file with these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def blob(path: str, data: bytes, *, name: str = "") -> RemoteFile:
+    """A listing entry for `data` that states its git name only; "" means the right one."""
+    return RemoteFile(path=path, size=len(data), git_sha1=name or git_sha1(data))
+
+
 def source(url: str, *, fallback: bool = False, **credentials: str) -> Source:
     """A source at a URL."""
     return Source(url, origin_of(url), credentials, fallback=fallback)

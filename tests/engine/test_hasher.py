@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelhaul.core.repo import RemoteFile
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.engine.buffers import Block, BufferPool
 from modelhaul.engine.hasher import Hasher
@@ -53,6 +54,7 @@ class Bench:
         self.part = Part.create(self.path, len(self.data))
         self.hasher = Hasher(
             self,  # type: ignore[arg-type]
+            RemoteFile("f", len(self.data)),
             frontier=self.have.frontier,
             advanced=lambda: None,
         )
@@ -107,7 +109,7 @@ def test_what_is_still_in_memory_is_not_read_back(bench: Bench, order: Iterable[
     virtual(bench.settle)
 
     assert bench.hasher.position == 8 * SIZE
-    assert bench.hasher.hexdigest() == digest(bench.data)
+    assert bench.hasher.digests().sha256 == digest(bench.data)
     assert bench.part.read == 0
     assert bench.pool.lent == 0
 
@@ -121,7 +123,7 @@ def test_what_an_earlier_run_left_is_read_back(bench: Bench) -> None:
 
     virtual(bench.settle)
 
-    assert bench.hasher.hexdigest() == digest(bench.data)
+    assert bench.hasher.digests().sha256 == digest(bench.data)
     assert bench.part.read == 3 * SIZE
 
 
@@ -135,7 +137,7 @@ def test_behind_a_gap_the_nearest_blocks_are_kept(tmp_path: Path) -> None:
     bench.write(0, SIZE)
     virtual(bench.settle)
 
-    assert bench.hasher.hexdigest() == digest(bench.data)
+    assert bench.hasher.digests().sha256 == digest(bench.data)
     assert bench.part.read == 3 * SIZE
     assert bench.pool.lent == 0
 
@@ -160,7 +162,7 @@ def test_beginning_again_forgets_what_was_kept(bench: Bench) -> None:
 
     assert bench.pool.lent == 0
     assert bench.pool.put_aside(bench.memory * 2 // 3)
-    assert (bench.hasher.position, bench.hasher.hexdigest()) == (0, digest(b""))
+    assert (bench.hasher.position, bench.hasher.digests().sha256) == (0, digest(b""))
 
 
 def test_a_stop_during_the_hashing_holds_the_memory_until_the_call_returns(tmp_path: Path) -> None:
@@ -210,6 +212,6 @@ def test_the_digest_is_right_whatever_was_kept(
         bench.part.close()
 
     assert bench.hasher.position == len(data)
-    assert bench.hasher.hexdigest() == digest(data)
+    assert bench.hasher.digests().sha256 == digest(data)
     assert bench.pool.lent == 0
     assert bench.pool.put_aside(memory * SIZE * 2 // 3)

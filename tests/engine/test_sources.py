@@ -183,6 +183,43 @@ def test_retry_after_pauses_the_whole_origin(target: Path) -> None:
     assert not [asked for asked in network.asked if told < asked.time < told + 6.9]
 
 
+def test_a_pause_of_a_store_is_kept_by_all_who_wait_for_its_address(target: Path) -> None:
+    """The first request of each file is redirected and refused: nobody else goes and asks.
+
+    Neither the others of the file, who waited for the address, nor those of other files, who do not
+    know yet that they are led to the same store.
+    """
+    files = [remote(name, payload(2 * MIB, seed)) for seed, name in enumerate("abc")]
+    served = {f"{CDN}/{name}": Served(payload(2 * MIB, seed)) for seed, name in enumerate("abc")}
+    redirects = {
+        f"{ORIGIN}/{name}": Served(redirect=lambda request: request.url.replace(ORIGIN, CDN))
+        for name in "abc"
+    }
+    refusals: list[float] = []
+
+    def busy(asked: Asked) -> Fault | None:
+        if not asked.url.startswith(CDN) or len(refusals) == 2:
+            return None
+        refusals.append(asked.time)
+        return Fault(status=429, headers={"retry-after": "7"})
+
+    network = FakeNetwork({**served, **redirects}, busy)
+    # One after the other: or several would ask before the first is refused.
+    network.files[f"{ORIGIN}/b"].delay = network.files[f"{ORIGIN}/c"].delay = 1.0
+    rig = Rig(target, network)
+
+    results = virtual(lambda: rig.bring(*(rig.order(file) for file in files)))
+
+    asked = [asked.time for asked in network.asked if asked.url.startswith(CDN)]
+    assert [result.error for result in results] == [None] * 3
+    assert asked[:2] == refusals
+    assert asked[1] - asked[0] >= 7
+    assert asked[2] - asked[1] >= 7
+    assert not rig.events_of(events.SourceDropped)
+    # Nobody asks the hub for addresses in vain either: one a file for each pause, and the last.
+    assert len([asked for asked in network.asked if asked.url.startswith(ORIGIN)]) <= 9
+
+
 def test_a_pause_beyond_five_minutes_ends_with_the_time_to_come_back(target: Path) -> None:
     """The server wants an hour: no waiting in the program, but the error says until when."""
     data = payload(MIB)

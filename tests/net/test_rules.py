@@ -16,6 +16,7 @@ from modelhaul.core.span import Span
 from modelhaul.errors import HaulError, ProtocolError, RangeIgnored, StatusError
 from modelhaul.net import rules
 from modelhaul.net.transport import Answer, Redirect, Request
+from tests.support.properties import thorough
 
 URL = "https://hub.test/repo/w.bin?auth_key=SECRET"
 NOW = 1_700_000_000.0
@@ -278,10 +279,14 @@ def test_416_tells_the_size(status: int, content_range: str, size: int | None) -
 
 
 def test_what_a_server_says_is_part_of_the_error() -> None:
-    """A detail from the body is added by callers that have it."""
-    error = rules.status_error("https://hub.test/x", 403, {}, now=NOW, detail="gated")
+    """The Hugging Face Hub says in a header where to ask for access; no line of it is trusted."""
+    headers = {"x-error-message": "ask at https://hub.test/x\x1b[2J\r\nroot:" + "x" * 900}
 
-    assert str(error) == "https://hub.test/x answers 403: gated"
+    error = rules.status_error("https://hub.test/x", 403, headers, now=NOW)
+
+    assert str(error).startswith("https://hub.test/x answers 403: ask at https://hub.test/x [2J")
+    assert str(error).isprintable()
+    assert len(str(error)) < 300
 
 
 # -- Retry-After -------------------------------------------------------------------------------
@@ -321,6 +326,55 @@ def test_retry_after_is_measured_against_the_servers_clock() -> None:
     error = rules.status_error("https://hub.test", 503, headers, now=NOW)
 
     assert error.retry_after == 30.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ('"api";r=0;t=55', 55.0),
+        ('"resolvers"; t=172; r=0', 172.0),
+        ('"api";r=0;t=55, "resolvers";r=0;t=60', 60.0),
+        ('"api";r=0;t=5, "resolvers";r=2998;t=172', 5.0),
+        ('"api";r=0;t=99999999999', 1e9),
+        ('"resolvers";r=2998;t=172', None),
+        ('"api";r=0', None),
+        ('"api";r=0;t=-5', None),
+        ('"api";r=0;t=soon', None),
+        ("r=0;t=5", None),
+        (";;=,;=", None),
+        ("", None),
+    ],
+)
+def test_a_used_up_allowance_says_when_it_is_renewed(text: str, seconds: float | None) -> None:
+    """As the Hugging Face Hub sends it; what is left of others does not matter."""
+    assert rules.parse_rate_limit(text) == seconds
+
+
+@thorough
+@given(text=st.text(st.sampled_from('"api;=,rt0159 ')))
+def test_any_rate_limit_is_seconds_or_nothing(text: str) -> None:
+    """Whatever stands there: never an error, never a time that is no time."""
+    seconds = rules.parse_rate_limit(text)
+
+    assert seconds is None or 0 <= seconds <= 1e9
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "seconds"),
+    [
+        (429, {"ratelimit": '"api";r=0;t=55'}, 55.0),
+        (429, {"ratelimit": '"api";r=0;t=55', "retry-after": "7"}, 7.0),
+        (429, {"ratelimit": '"api";r=3;t=55'}, None),
+        (503, {"ratelimit": '"api";r=0;t=55'}, None),
+    ],
+)
+def test_a_refusal_for_its_allowance_tells_how_long_to_wait(
+    status: int, headers: dict[str, str], seconds: float | None
+) -> None:
+    """Retry-After is the plainer word; an error of the server has nothing to do with allowances."""
+    error = rules.status_error("https://hub.test", status, headers, now=NOW)
+
+    assert error.retry_after == seconds
 
 
 def test_without_retry_after_none_is_made_up() -> None:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote_plus, urlsplit
 
-import aiohttp
 import pytest
 from yarl import URL
 
 from modelhaul.engine.threads import WorkerThreads
 from modelhaul.errors import StorageError
-from modelhaul.server.modelscope import ServeOptions, cdn_app, describe, hub_app
+from modelhaul.server.app import describe, hub_app
+from modelhaul.server.options import ServeOptions
 from modelhaul.server.serve import running
 from modelhaul.server.shelf import Shelf
 from modelhaul.store.index import ProvenIndex
 from tests.server.conftest import Run, Shelve
+from tests.server.serving import Asked, serving
 
 MODEL = "/api/v1/models/o/n"
 DATASET = "/api/v1/datasets/o/d"
@@ -32,58 +29,6 @@ FILES = {
     "o/n@v1/config.json": b'{"old": 1}',
     "datasets/o/d/data.csv": b"1,2",
 }
-
-
-@dataclass
-class Asked:
-    """An answer."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def data(self) -> Any:
-        """`Data` of a good envelope."""
-        envelope = json.loads(self.body)
-        assert (self.status, envelope["Code"], envelope["Success"]) == (200, 200, True)
-        assert envelope["RequestId"]
-        return envelope["Data"]
-
-
-@dataclass
-class Hub:
-    """A running hub and a client for it."""
-
-    url: str
-    session: aiohttp.ClientSession
-
-    async def get(self, path: str, *, method: str = "GET", **headers: str) -> Asked:
-        target = URL(path if "://" in path else self.url + path, encoded=True)
-        fields = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.session.request(
-            method, target, headers=fields, allow_redirects=False
-        ) as answer:
-            return Asked(answer.status, dict(answer.headers), await answer.read())
-
-
-@asynccontextmanager
-async def serving(root: Path, *, cdn: bool = False, **changes: Any) -> AsyncIterator[Hub]:
-    """Run a hub over a folder, and with `cdn` a store for its large files."""
-    index = ProvenIndex(root.parent / "proven.sqlite")
-    shelf = Shelf(root, index, WorkerThreads())
-    options = ServeOptions(secret=b"key", **changes)
-    try:
-        async with (
-            running(cdn_app(shelf, options), "127.0.0.1", 0) as store,
-            running(
-                hub_app(shelf, replace(options, cdn=store) if cdn else options), "127.0.0.1", 0
-            ) as url,
-            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
-        ):
-            yield Hub(url, session)
-    finally:
-        index.close()
 
 
 def paths(asked: Asked) -> list[str]:

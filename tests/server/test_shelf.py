@@ -11,7 +11,8 @@ import pytest
 
 from modelhaul.core.repo import is_commit
 from modelhaul.server.shelf import ServedSnapshot, Shelf, Shelved
-from modelhaul.store.index import ProvenIndex
+from modelhaul.store.index import Entry, Known, ProvenIndex
+from modelhaul.store.osfile import Stamp
 from tests.server.conftest import Shelve
 from tests.support.inline import InlineThreads
 from tests.support.virtual import virtual
@@ -47,6 +48,7 @@ def test_two_levels_of_folders_are_repositories(shelve: Shelve, index: ProvenInd
             "Qwen/Qwen3-0.6B/config.json": b"1",
             "models/acme/tiny/w": b"1",
             "datasets/acme/ds/d": b"1",
+            "spaces/acme/app/a": b"1",
             "Qwen/a-file": b"1",
             "a-file": b"1",
             ".hidden/x/y": b"1",
@@ -58,6 +60,7 @@ def test_two_levels_of_folders_are_repositories(shelve: Shelve, index: ProvenInd
         ("dataset", "acme/ds", ["master"]),
         ("model", "Qwen/Qwen3-0.6B", ["master"]),
         ("model", "acme/tiny", ["master"]),
+        ("space", "acme/app", ["master"]),
     ]
 
 
@@ -220,6 +223,49 @@ def test_digests_are_remembered(shelve: Shelve, index: ProvenIndex) -> None:
     assert known is not None
     assert known.sha256 == first.files["a"].sha256
     assert not known.ours
+
+
+def test_git_names_are_remembered(shelve: Shelve, index: ProvenIndex) -> None:
+    """Beside the SHA-256; of a file in LFS there is none, whatever is remembered."""
+    root = shelve({"o/n/a.txt": b"1", "o/n/w.bin": b"2"})
+    places = [root / "o/n/a.txt", root / "o/n/w.bin"]
+    known = Known("e" * 64, None, ours=False, git_sha1="a" * 40)
+    index.remember(Entry(place, Stamp.of(place.stat()), known) for place in places)
+
+    found = read(Shelf(root, index, InlineThreads()))
+
+    assert found is not None
+    assert found.files["a.txt"].git_sha1 == "a" * 40
+    assert found.files["w.bin"].git_sha1 is None
+    assert found.files["w.bin"].sha256 == "e" * 64
+
+
+def test_a_memory_without_git_names_is_filled_up(shelve: Shelve, index: ProvenIndex) -> None:
+    """What a download or an earlier version remembered stays known, and whose it is."""
+    root = shelve({"o/n/a.txt": b"1"})
+    place = root / "o/n/a.txt"
+    stamp = Stamp.of(place.stat())
+    index.remember([Entry(place, stamp, Known("e" * 64, '"v"', ours=True))])
+
+    found = read(Shelf(root, index, InlineThreads()))
+
+    git = hashlib.sha1(b"blob 1\x001").hexdigest()
+    assert found is not None
+    assert found.files["a.txt"].git_sha1 == git
+    sha256 = hashlib.sha256(b"1").hexdigest()
+    assert index.lookup(place, stamp) == Known(sha256, '"v"', ours=True, git_sha1=git)
+
+
+def test_the_other_name_of_the_default_revision(shelve: Shelve, index: ProvenIndex) -> None:
+    """`main` is `master`, unless there is a folder of that name."""
+    root = shelve({"o/n/a": b"1"})
+    shelf = Shelf(root, index, InlineThreads())
+    assert read(shelf, "main") == read(shelf, "master") is not None
+
+    shelve({"o/n@main/a": b"2"})
+
+    assert read(shelf, "main") != read(shelf, "master")
+    assert read(shelf, "main") is not None
 
 
 def test_nothing_is_hashed_twice_while_serving(shelve: Shelve, index: ProvenIndex) -> None:

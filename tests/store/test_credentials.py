@@ -1,4 +1,4 @@
-"""`store.credentials`: the saved login of ModelScope's tools, from jars that they really write."""
+"""`store.credentials`: the saved logins of the hubs' tools, as they really write them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ import requests
 from requests.cookies import RequestsCookieJar, create_cookie
 
 from modelhaul.core.origin import Origin, origin_of
-from modelhaul.store.credentials import SavedToken, parse_cookies, read_saved_token
+from modelhaul.store.credentials import (
+    SavedToken,
+    parse_cookies,
+    read_saved_token,
+    read_token_file,
+)
 from modelhaul.store.pickles import MOST_BYTES
 from tests.store.test_pickles import Hostile
 
@@ -426,3 +431,53 @@ def test_a_login_of_absurd_size_is_not_read_whole(tmp_path: Path) -> None:
     assert saved is None
     assert note is not None
     assert "larger than" in note
+
+
+# -- the token file of Hugging Face ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "token"),
+    [
+        (b"hf_abc", "hf_abc"),
+        (b"hf_abc\n", "hf_abc"),
+        (b"\r\n hf_abc\r\n", "hf_abc"),
+        (b"", None),
+        (b"\n", None),
+    ],
+)
+def test_a_token_file_holds_the_token_and_nothing_else(
+    tmp_path: Path, data: bytes, token: str | None
+) -> None:
+    """Blanks around it are dropped, as its own tools do; an empty file is no login."""
+    (tmp_path / "token").write_bytes(data)
+
+    assert anyio.run(read_token_file, tmp_path / "token") == (token, None)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"hf_a\nhf_b", b"hf_\x1b[2J", b"x" * 4097])
+def test_what_cannot_be_a_token_is_told_without_being_shown(tmp_path: Path, data: bytes) -> None:
+    """It would become a header; and it may be something else that is secret."""
+    (tmp_path / "token").write_bytes(data)
+
+    token, note = anyio.run(read_token_file, tmp_path / "token")
+
+    assert token is None
+    assert note == f"the saved login {tmp_path / 'token'} is ignored (it holds no token)"
+
+
+def test_without_a_login_nothing_is_said(tmp_path: Path) -> None:
+    """No file, or no folder for one: most people have none."""
+    (tmp_path / "file").write_bytes(b"")
+
+    assert anyio.run(read_token_file, tmp_path / "token") == (None, None)
+    assert anyio.run(read_token_file, tmp_path / "file" / "token") == (None, None)
+
+
+def test_a_login_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """A folder in its place, or a file of somebody else."""
+    token, note = anyio.run(read_token_file, tmp_path)
+
+    assert token is None
+    assert note is not None
+    assert str(tmp_path) in note

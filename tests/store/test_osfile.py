@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -565,3 +566,15 @@ def test_bytes_survive_any_split_into_writes(tmp_path: Path) -> None:
         os.close(fd)
 
     assert (tmp_path / "f").read_bytes() == data
+
+
+def test_a_folder_says_whether_it_takes_links(tmp_path: Path) -> None:
+    """By a probe that is gone afterwards."""
+    assert osfile.takes_links(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/sys is Linux's")
+def test_a_file_system_without_links_is_known_by_its_refusal() -> None:
+    """`/sys` has none; who may not write there anyway will not try."""
+    assert osfile.takes_links(Path("/sys")) == (os.geteuid() != 0)

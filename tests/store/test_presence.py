@@ -15,6 +15,7 @@ import pytest
 from modelhaul.core.plan import Found
 from modelhaul.core.repo import RemoteFile
 from modelhaul.errors import StorageError
+from modelhaul.store.gitnames import blob_name
 from modelhaul.store.index import Entry, Known, ProvenIndex
 from modelhaul.store.osfile import Stamp
 from modelhaul.store.presence import Sight, is_missing, look, prove, room
@@ -23,6 +24,8 @@ from tests.store.helpers import trace
 CONTENT = b"the wanted bytes"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 WANTED = RemoteFile("model.bin", len(CONTENT), sha256=DIGEST)
+GIT = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT, usedforsecurity=False).hexdigest()
+NAMED = RemoteFile("model.bin", len(CONTENT), git_sha1=GIT)
 TAGGED = RemoteFile("model.bin", len(CONTENT), validator='"v1"')
 
 
@@ -255,6 +258,45 @@ def test_what_was_proven_is_remembered(path: Path, index: ProvenIndex) -> None:
     assert proven
     assert sight.verdict is True
     assert sight.known == Known(DIGEST, None, ours=False)
+
+
+def test_a_file_is_proven_by_its_git_name_and_remembered_with_both(
+    path: Path, index: ProvenIndex
+) -> None:
+    """Whichever of the two digests the next listing states, nothing is hashed again."""
+    path.write_bytes(CONTENT)
+
+    known = prove(path, NAMED, index)
+
+    assert known == Known(DIGEST, None, ours=False, git_sha1=GIT)
+    assert look(path, NAMED, index, trust=True).verdict is True
+    assert look(path, WANTED, index, trust=True).verdict is True
+    other = dataclasses.replace(NAMED, git_sha1="0" * 40)
+    assert look(path, other, index, trust=True).verdict is False
+
+
+def test_other_bytes_are_not_what_git_calls_by_that_name(path: Path, index: ProvenIndex) -> None:
+    """Same size, other content."""
+    wrong = CONTENT[::-1]
+    path.write_bytes(wrong)
+    remember(index, path, Known(DIGEST, None, ours=True, git_sha1=GIT))
+
+    assert prove(path, NAMED, index) is None
+    sight = look(path, NAMED, index, trust=True)
+    sha256 = hashlib.sha256(wrong).hexdigest()
+    assert sight.known == Known(sha256, None, ours=True, git_sha1=blob_name(wrong))
+    assert sight.verdict is False
+
+
+def test_a_file_of_which_only_the_sha256_is_known_is_hashed_for_its_git_name(
+    path: Path, index: ProvenIndex
+) -> None:
+    """The other digest says nothing about it."""
+    path.write_bytes(CONTENT)
+    remember(index, path, Known(DIGEST, None, ours=True))
+
+    assert look(path, NAMED, index, trust=True).verdict is None
+    assert prove(path, NAMED, index) == Known(DIGEST, None, ours=True, git_sha1=GIT)
 
 
 @pytest.mark.parametrize("ours", [False, True])

@@ -14,8 +14,10 @@ import anyio
 from aiohttp import web
 
 from modelhaul.engine.threads import WorkerThreads
+from modelhaul.server.app import hub_app
 from modelhaul.server.body import RequestLog
-from modelhaul.server.modelscope import ServeOptions, cdn_app, hub_app
+from modelhaul.server.cdn import cdn_app
+from modelhaul.server.options import ServeOptions
 from modelhaul.server.serve import running
 from modelhaul.server.shelf import Shelf
 from modelhaul.store.index import ProvenIndex
@@ -34,6 +36,7 @@ class Seen:
     path: str
     query: dict[str, str]
     headers: dict[str, str]
+    method: str = "GET"
 
 
 @dataclass
@@ -62,7 +65,12 @@ class TestHub:
         return [
             seen
             for seen in self.seen
-            if seen.path.endswith("/repo") or seen.path.startswith("/blob/")
+            if seen.method == "GET"
+            and (
+                seen.path.endswith("/repo")
+                or "/resolve/" in seen.path
+                or seen.path.startswith("/blob/")
+            )
         ]
 
 
@@ -128,7 +136,13 @@ def _watched(app: web.Application, hub: TestHub, server: str) -> web.Application
     @web.middleware
     async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
         hub.seen.append(
-            Seen(server, request.path, dict(request.query), dict(request.headers.items()))
+            Seen(
+                server,
+                request.path,
+                dict(request.query),
+                dict(request.headers.items()),
+                request.method,
+            )
         )
         hub.under_way += 1
         try:

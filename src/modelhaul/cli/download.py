@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -15,6 +15,7 @@ from modelhaul.cli.options import (
     Exclude,
     Files,
     Force,
+    Hub,
     Include,
     Json,
     LimitRate,
@@ -25,6 +26,7 @@ from modelhaul.cli.options import (
     Token,
     changed_settings,
     choose_view,
+    hub_name,
 )
 from modelhaul.cli.output import JsonView, View, print_lines, printable
 from modelhaul.cli.session import run
@@ -41,12 +43,15 @@ def download(
     repo: Annotated[
         str | None,
         typer.Argument(
-            metavar="REPO", help="The repository: owner/name, or its page on modelscope.cn or .ai."
+            metavar="REPO",
+            help="The repository: owner/name, hf:owner/name, or its page on modelscope.cn, .ai or"
+            " huggingface.co.",
         ),
     ] = None,
     files: Files = None,
     model: Model = None,
     dataset: Dataset = None,
+    hub: Hub = None,
     repo_type: RepoType = "model",
     revision: Revision = None,
     include: Include = None,
@@ -70,17 +75,18 @@ def download(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Download a model or dataset.
+    """Download a model, dataset or space.
 
-    From ModelScope; every file is proven by its SHA-256. Interrupt it whenever you like: the same
-    command goes on where it stopped. Files that are there already are kept. The last line on stdout
-    is the folder (with --dry-run there is only the plan).
+    From ModelScope or Hugging Face; every file is proven by its digest. Interrupt it whenever you
+    like: the same command goes on where it stopped. Files that are there already are kept. The last
+    line on stdout is the folder (with --dry-run there is only the plan).
 
     \b
     modelhaul download Qwen/Qwen3-8B
     modelhaul download Qwen/Qwen3-8B --local-dir ./qwen --include '*.json' '*.safetensors'
     modelhaul download Qwen/Qwen3-8B config.json tokenizer.json
     modelhaul download --dataset owner/name --revision v1.0.0
+    modelhaul download hf:Qwen/Qwen3-8B
     """
     view = choose_view(quiet=quiet, as_json=as_json)
 
@@ -94,6 +100,7 @@ def download(
         if repo in names and is_like_repo(repo):
             view.say(f"note: {repo} is taken for a file of {name}: --model and --dataset name REPO")
         wish: dict[str, Any] = {
+            "hub": hub_name(hub),
             "kind": kind,
             "files": names,
             "revision": revision,
@@ -126,8 +133,10 @@ def which(
     patterns: list[str],
 ) -> tuple[str, list[str], str]:
     """The repository, the files and the kind; with --model and --dataset all words are files."""
-    if repo_type not in ("model", "dataset"):
-        raise UsageError(f"--repo-type: {repo_type!r} is neither model nor dataset")
+    from modelhaul.core.repo import Kind
+
+    if repo_type not in get_args(Kind):
+        raise UsageError(f"--repo-type: {repo_type!r} is none of {', '.join(get_args(Kind))}")
     if model is not None and dataset is not None:
         raise UsageError("--model and --dataset at once: give one of them")
     names = list(files or ())
@@ -181,6 +190,7 @@ def _plan_fields(plan: Plan) -> dict[str, Any]:
                 "fetch": file.fetch,
                 "reuse": file.reuse,
                 "sha256": file.file.sha256,
+                "git_sha1": file.file.git_sha1,
                 "reason": file.reason or None,
                 "unsafe": file.unsafe,
             }

@@ -51,7 +51,7 @@ def modelhaul(
         ),
     ] = False,
 ) -> None:
-    """Move model weights: fast, resumable, proven by SHA-256.
+    """Move model weights: fast, resumable, proven by digest.
 
     \b
     Exit codes: 0 done, 2 usage, 3 some files missing, 4 not found or no access, 5 quota,

@@ -21,17 +21,27 @@ Model = Annotated[
 Dataset = Annotated[
     str | None, typer.Option("--dataset", metavar="REPO", help="REPO is a dataset.")
 ]
+Hub = Annotated[
+    str | None,
+    typer.Option(
+        "--hub",
+        metavar="HUB",
+        help="Where REPO is: modelscope or huggingface.  [default: modelscope]",
+        autocompletion=lambda: ["modelscope", "huggingface"],
+    ),
+]
 RepoType = Annotated[
     str,
     typer.Option(
         "--repo-type",
         metavar="KIND",
-        help="What REPO is: model or dataset.",
-        autocompletion=lambda: ["model", "dataset"],
+        help="What REPO is: model, dataset or space.",
+        autocompletion=lambda: ["model", "dataset", "space"],
     ),
 ]
 Revision = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Branch, tag or commit.  [default: master]")
+    str | None,
+    typer.Option(metavar="NAME", help="Branch, tag or commit.  [default: master, or main]"),
 ]
 Include = Annotated[
     list[str] | None,
@@ -45,16 +55,19 @@ Exclude = Annotated[
     typer.Option(metavar="PATTERN...", help="No files whose path matches; wins over --include."),
 ]
 CacheDir = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="The cache.  [env: MODELSCOPE_CACHE]")
+    Path | None,
+    typer.Option(metavar="DIR", help="The cache.  [env: MODELSCOPE_CACHE, HF_HUB_CACHE]"),
 ]
 Token = Annotated[
     str | None,
     typer.Option(
-        metavar="TOKEN", help="API token.  [env: MODELSCOPE_API_TOKEN; else the saved login]"
+        metavar="TOKEN",
+        help="API token.  [env: MODELSCOPE_API_TOKEN, HF_TOKEN; else the saved login]",
     ),
 ]
 Endpoint = Annotated[
-    str | None, typer.Option(metavar="URL", help="The site.  [env: MODELSCOPE_ENDPOINT]")
+    str | None,
+    typer.Option(metavar="URL", help="The site.  [env: MODELSCOPE_ENDPOINT, HF_ENDPOINT]"),
 ]
 Connections = Annotated[
     int | None,
@@ -96,6 +109,13 @@ def changed_settings(connections: int | None, limit_rate: str | None, **others: 
     if limit_rate is not None:
         changes["limit_rate"] = parse_size(limit_rate)
     return replace(Settings.from_environment(), **changes)
+
+
+def hub_name(hub: str | None) -> Any:
+    """The hub that `--hub` names, by its name or its prefix. Judged where it is used."""
+    from modelhaul.core.repo import PREFIXES
+
+    return None if hub is None else PREFIXES.get(hub, hub)
 
 
 def choose_view(*, quiet: bool, as_json: bool) -> View:

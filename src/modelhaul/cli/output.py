@@ -203,6 +203,8 @@ def summary(event: events.Finished) -> str:
     # Of less than a tenth of a second, which is shown as one, a rate would look wrong.
     speed = f" ({size_text(event.fetched / event.seconds)}/s)" if event.seconds >= 0.1 else ""
     proof = "every file has its SHA-256" if event.verified else "no SHA-256 was stated to check"
+    if event.verified and event.by_git_name:
+        proof += " or git name"
     if not event.fetched:
         return f"{size_text(event.size)} here already, nothing fetched; {proof}"
     return (
@@ -218,14 +220,13 @@ def verdict(event: events.Verified) -> str:
         (event.wrong, "wrong"),
         (event.missing, "missing"),
         (event.repaired, f"repaired ({size_text(event.fetched)} fetched)"),
-        (event.unproven, "without a stated SHA-256"),
+        (event.unproven, "without a stated digest"),
     ):
         if count:
             parts.append(f"{count} {finding}")
     if not event.wrong and not event.missing:
-        parts.append(
-            "every file has its SHA-256" if not event.unproven else "the others have theirs"
-        )
+        proof = "every file has its SHA-256" + (" or git name" if event.by_git_name else "")
+        parts.append(proof if not event.unproven else "the others have theirs")
     return "; ".join(parts)
 
 

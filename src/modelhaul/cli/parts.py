@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Folder = Annotated[
     Path | None,
-    typer.Argument(metavar="DIR", help="A target folder or a cache.  [default: the cache]"),
+    typer.Argument(metavar="DIR", help="A target folder or a cache.  [default: the caches]"),
 ]
 
 
@@ -32,17 +32,17 @@ def parts(
     What is there of each, and how old it is.
 
     \b
-    modelhaul parts            # in ModelScope's cache
+    modelhaul parts            # in the caches of ModelScope and Hugging Face
     modelhaul parts ./models   # in a --local-dir
     """
 
     def main() -> None:
-        state = _state(folder)
-        found = _found(state)
+        states = _states(folder)
+        found = _found(states)
         for work in found:
             print_line(_as_json(work) if as_json else _as_text(work))
         if not found and not as_json:
-            write_line(sys.stderr, f"nothing unfinished in {state.parent}")
+            write_line(sys.stderr, f"nothing unfinished in {states[0].parent}")
 
     raise typer.Exit(_run(main))
 
@@ -53,15 +53,15 @@ def clean(folder: Folder = None) -> None:
     What a running process works on stays.
 
     \b
-    modelhaul clean            # in ModelScope's cache
+    modelhaul clean            # in the caches of ModelScope and Hugging Face
     modelhaul clean ./models   # in a --local-dir
     """
 
     def main() -> None:
         from modelhaul.store.osfile import remove_quietly, storage_errors
 
-        state = _state(folder)
-        found = _found(state)
+        states = _states(folder)
+        found = _found(states)
         freed = 0
         for work in found:
             if work.busy:
@@ -73,13 +73,14 @@ def clean(folder: Folder = None) -> None:
                     remove_quietly(path)
             freed += work.stored
             write_line(sys.stderr, f"removed: {printable(work.label)} ({size_text(work.stored)})")
-        if state.is_dir() and not any(state.iterdir()):
-            with storage_errors(f"removing {state}"):
-                state.rmdir()
+        for state in states:
+            if state.is_dir() and not any(state.iterdir()):
+                with storage_errors(f"removing {state}"):
+                    state.rmdir()
         if found:
             print_line(f"{size_text(freed)} freed")
         else:
-            write_line(sys.stderr, f"nothing unfinished in {state.parent}")
+            write_line(sys.stderr, f"nothing unfinished in {states[0].parent}")
 
     raise typer.Exit(_run(main))
 
@@ -92,6 +93,15 @@ def _run(main: object) -> int:
         View().error(error)
         return error.exit_code
     return 0
+
+
+def _states(folder: Path | None) -> list[Path]:
+    """The state folder of a target, and of each repository if it is a Hugging Face cache."""
+    from modelhaul.settings import Settings
+    from modelhaul.store.layout_huggingface import repositories
+
+    hub = folder if folder is not None else Settings.from_environment().hf_cache_dir
+    return [_state(folder), *(_state(inner) for inner in repositories(hub.expanduser()))]
 
 
 def _state(folder: Path | None) -> Path:
@@ -110,10 +120,12 @@ def _state(folder: Path | None) -> Path:
     return state
 
 
-def _found(state: Path) -> list[Unfinished]:
+def _found(states: list[Path]) -> list[Unfinished]:
     from modelhaul.store.claim import unfinished
 
-    return sorted(unfinished(state), key=lambda work: work.label)
+    return sorted(
+        (work for state in states for work in unfinished(state)), key=lambda work: work.label
+    )
 
 
 def _as_text(work: Unfinished) -> str:

@@ -38,16 +38,18 @@ def serve(
         typer.Option(metavar="FILE", help="Append a JSON line per answer: bytes really sent."),
     ] = None,
 ) -> None:
-    """Serve a folder as a ModelScope hub.
+    """Serve a folder as a hub.
 
-    For modelhaul and the official client. DIR/owner/name is a model, DIR/datasets/owner/name a
-    dataset; DIR/owner/name@v1.0.0 is revision v1.0.0 of it. Every file is hashed once. The first
-    line on stdout is the address.
+    For modelhaul and the official clients of ModelScope and of Hugging Face at once.
+    DIR/owner/name is a model, DIR/datasets/owner/name a dataset, DIR/spaces/owner/name a space;
+    DIR/owner/name@v1.0.0 is revision v1.0.0 of it. Every file is hashed once. The first line on
+    stdout is the address.
 
     \b
     modelhaul serve ./models --port 8000
     MODELSCOPE_ENDPOINT=http://127.0.0.1:8000 modelhaul download owner/name
     MODELSCOPE_ENDPOINT=http://127.0.0.1:8000 modelscope download owner/name
+    HF_ENDPOINT=http://127.0.0.1:8000 hf download owner/name
     """
     view = PlainView()
     is_folder, root = folder.is_dir(), folder.resolve()
@@ -82,8 +84,10 @@ async def _serve(
     import anyio
 
     from modelhaul.engine.threads import WorkerThreads
+    from modelhaul.server.app import describe, hub_app
     from modelhaul.server.body import RequestLog
-    from modelhaul.server.modelscope import ServeOptions, cdn_app, describe, hub_app
+    from modelhaul.server.cdn import cdn_app
+    from modelhaul.server.options import ServeOptions
     from modelhaul.server.serve import running
     from modelhaul.server.shelf import Shelf
     from modelhaul.settings import Settings
@@ -109,7 +113,7 @@ async def _serve(
             store = await stack.enter_async_context(running(cdn_app(shelf, options), host, 0))
             options = replace(options, cdn=store)
         url = await stack.enter_async_context(running(hub_app(shelf, options), host, port))
-        view.say(f"serving {folder}; use it with MODELSCOPE_ENDPOINT={url}")
+        view.say(f"serving {folder}; use it with MODELSCOPE_ENDPOINT={url} or HF_ENDPOINT={url}")
         print_line(url)
         await anyio.sleep_forever()
 

@@ -1,4 +1,4 @@
-"""Every spelling of the ModelScope guides, turned into the one that the option parser knows.
+"""Every spelling of the hubs' guides, turned into the one that the option parser knows.
 
 Three things the parser cannot do: an option that takes several values (`--include a b c`),
 underscores for dashes (`--local_dir`), and a page of the site for a repository's name. All are
@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from glob import escape
+from urllib.parse import unquote
 
 #: Options that take all values up to the next option.
 _GREEDY = frozenset({"--include", "--exclude"})
@@ -20,11 +23,29 @@ _WORDS = frozenset({
 })  # fmt: skip
 #: Pages of the official sites only: a token goes to the site, and a link that was pasted is no
 #: decision to trust another one, as --endpoint is.
-_PAGE = re.compile(
-    r"(https://(?:www\.)?modelscope\.(?:cn|ai))/(model|dataset)s/([\w.-]+/[\w.-]+)"
-    r"(?:/(?:summary|files|feedback)?)?(?:[?#].*)?",
+_MODELSCOPE_PAGE = re.compile(
+    r"(?P<site>https://(?:www\.)?modelscope\.(?:cn|ai))/(?P<kind>model|dataset)s/"
+    r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?:summary|files|feedback)?)?(?:[?#].*)?",
     re.ASCII,
 )
+#: A name, or an owner and a name; what stands before it says the kind.
+_HF_REPO = (
+    r"(?:(?P<kind>model|dataset|space)s/)?"
+    r"(?!(?:models|datasets|spaces)(?:/|$))(?P<repo>[\w.-]+(?:/[\w.-]+)?)"
+)
+#: These may hold a slash; in other revisions it is written %2F.
+_HF_REVISION = r"(?P<revision>refs/(?:pr|convert)/[^/?#]+|[^/?#]+)"
+_HF_PAGE = re.compile(
+    rf"https://(?:www\.)?(?:huggingface\.co|hf\.co)/{_HF_REPO}"
+    rf"(?:/(?P<view>tree|blob|resolve|raw)/{_HF_REVISION}(?:/(?P<path>[^?#]*))?)?"
+    r"(?:/|/discussions(?:/\d+)?)?(?:[?#].*)?",
+    re.ASCII,
+)
+#: As huggingface_hub spells places.
+_HF_ADDRESS = re.compile(
+    rf"hf://{_HF_REPO}(?:@{_HF_REVISION})?(?:/(?P<path>.*))?(?P<view>)", re.ASCII
+)
+_NAMING = ("--model", "--dataset")
 _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _SUFFIX = re.compile(r"\.[a-z][a-z0-9_]*$")
 
@@ -34,7 +55,7 @@ def normal(arguments: Iterable[str]) -> list[str]:
 
     `--local_dir D` becomes `--local-dir D`; `--include a b` becomes `--include a --include b`;
     a value with commas is several values; `download https://modelscope.cn/datasets/o/n` becomes
-    `download o/n --repo-type dataset --endpoint https://modelscope.cn`. Nothing behind `--` is
+    `download ms:o/n --repo-type dataset --endpoint https://modelscope.cn`. Nothing behind `--` is
     touched.
     """
     result: list[str] = []
@@ -71,28 +92,64 @@ def is_like_repo(text: str | None) -> bool:
 
 
 def _without_pages(arguments: list[str]) -> list[str]:
-    """Pages of the site turned into repositories, for the verbs that take one."""
+    """Pages of the sites turned into repositories, for the verbs that take one."""
     if arguments[:1] not in (["download"], ["verify"]):
         return arguments
+    given = {argument.partition("=")[0] for argument in arguments}
     result: list[str] = []
     for at, argument in enumerate(arguments):
         if argument == "--":
             return result + arguments[at:]
-        named, equals, value = argument.rpartition("=")
-        option = named if equals else arguments[at - 1]
-        page = _PAGE.fullmatch(value if named in ("--model", "--dataset") else argument)
-        if page is None:
+        name, equals, value = argument.partition("=")
+        inside = bool(equals) and name in _NAMING
+        before = arguments[at - 1]
+        page = _page(value if inside else argument)
+        if page is None or before == "--endpoint":
             result.append(argument)
             continue
-        site, kind, repo = page.groups()
-        if option in ("--model", "--dataset"):
-            result.append(f"{named}{equals}{repo}")
-        else:
-            result += [repo, "--repo-type", kind]
-        # A site that was given wins, wherever it stands: a mirror has the same repositories.
-        if not any(word.partition("=")[0] == "--endpoint" for word in arguments):
-            result += ["--endpoint", site]
+        result += [f"{name}={page.repo}" if inside else page.repo, *page.words]
+        if not inside and before not in _NAMING:
+            result += ["--repo-type", page.kind]
+        # What was given wins, wherever it stands: a mirror has the same repositories.
+        for option, setting in page.options:
+            if option not in given:
+                result += [option, setting]
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What a page of a site is of.
+
+    Attributes:
+        repo: with the prefix of its hub, so that it is taken for no other's.
+        kind: what --repo-type says.
+        words: a file, or a pattern for a folder. The options behind it end the list of patterns.
+        options: each with its value; what the user gave wins over them.
+    """
+
+    repo: str
+    kind: str
+    words: tuple[str, ...]
+    options: tuple[tuple[str, str], ...]
+
+
+def _page(text: str) -> _Page | None:
+    """The page at an address; None if it is none, or of a site that nobody named."""
+    if (match := _MODELSCOPE_PAGE.fullmatch(text)) is not None:
+        site = ("--endpoint", match["site"])
+        return _Page(f"ms:{match['repo']}", match["kind"], (), (site,))
+    if (match := _HF_PAGE.fullmatch(text) or _HF_ADDRESS.fullmatch(text)) is None:
+        return None
+    path = unquote(match["path"] or "").strip("/")
+    words: tuple[str, ...] = ()
+    if path:
+        # Commas stand between patterns.
+        folder = escape(path).replace(",", "?") + "/"
+        words = ("--include", folder) if match["view"] == "tree" else (path,)
+    hub, revision = ("--hub", "huggingface"), match["revision"]
+    options = (hub,) if revision is None else (("--revision", unquote(revision)), hub)
+    return _Page(f"hf:{match['repo']}", match["kind"] or "model", words, options)
 
 
 def _is_option(argument: str) -> bool:

@@ -16,6 +16,7 @@ from modelhaul.cli.options import (
     Endpoint,
     Exclude,
     Files,
+    Hub,
     Include,
     Json,
     LimitRate,
@@ -26,6 +27,7 @@ from modelhaul.cli.options import (
     Token,
     changed_settings,
     choose_view,
+    hub_name,
 )
 from modelhaul.cli.session import run
 from modelhaul.errors import UsageError
@@ -35,12 +37,14 @@ def verify(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="REPO|PATH", help="A repository (owner/name), or a folder of a cache."
+            metavar="REPO|PATH",
+            help="A repository (owner/name, hf:owner/name), or a folder of a cache.",
         ),
     ] = None,
     files: Files = None,
     model: Model = None,
     dataset: Dataset = None,
+    hub: Hub = None,
     repo_type: RepoType = "model",
     revision: Revision = None,
     include: Include = None,
@@ -62,10 +66,10 @@ def verify(
 ) -> None:
     """Check what was downloaded, and repair it.
 
-    Every file is read and compared with the SHA-256 that the hub states, several at a time,
-    whatever was proven before: disks change bytes without a trace. What is wrong or missing is
-    listed; the exit code is 8 if anything is wrong, 3 if files are only missing. The last line on
-    stdout is the folder.
+    Every file is read and compared with the digest that the hub states (SHA-256, or the name that
+    git gives it), several at a time, whatever was proven before: disks change bytes without a
+    trace. What is wrong or missing is listed; the exit code is 8 if anything is wrong, 3 if files
+    are only missing. The last line on stdout is the folder.
 
     With --repair these files are fetched, and take their places once they are proven. That goes
     for files of your own as well: what you have edited is wrong here.
@@ -74,6 +78,7 @@ def verify(
     modelhaul verify Qwen/Qwen3-8B                        # in the cache
     modelhaul verify Qwen/Qwen3-8B --local-dir ./qwen     # in a plain folder
     modelhaul verify Qwen/Qwen3-8B --local-dir ./qwen --repair
+    modelhaul verify hf:Qwen/Qwen3-8B
     modelhaul verify ~/.cache/modelscope/models/Qwen--Qwen3-8B/snapshots/master
     """
     view = choose_view(quiet=quiet, as_json=as_json)
@@ -85,9 +90,11 @@ def verify(
             raise UsageError("--local-dir and --cache-dir at once: give one of them")
         patterns = [*(include or ()), *(exclude or ())]
         name, names, kind = which(target, files, model, dataset, repo_type, patterns)
-        if name == target and _is_both(name):
+        chosen = hub_name(hub)
+        if name == target and _is_both(name, chosen):
             view.say(f"note: {name} is taken for a repository: ./{name} is the folder")
         wish: dict[str, Any] = {
+            "hub": chosen,
             "kind": kind,
             "files": names,
             "revision": revision,
@@ -110,8 +117,8 @@ def verify(
     raise typer.Exit(run(main, view))
 
 
-def _is_both(name: str) -> bool:
+def _is_both(name: str, hub: Any) -> bool:
     """Whether a word names a repository and a folder that is here."""
     from modelhaul.core.repo import is_repo
 
-    return is_repo(name) and os.path.isdir(name)
+    return is_repo(name, hub) and os.path.isdir(name)

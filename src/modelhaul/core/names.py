@@ -34,7 +34,7 @@ def fault(path: str, *, windows: bool = False, reserved: Collection[str] = ()) -
     Args:
         path: path inside the repository, as the server sent it.
         windows: judge by the rules of that system too.
-        reserved: file names at the top that the layout keeps for itself.
+        reserved: files and folders (lower case) that the layout keeps for itself.
     """
     if not windows and not reserved and len(path) <= _MAX_COMPONENT and _HARMLESS.fullmatch(path):
         return None
@@ -56,11 +56,14 @@ def fault(path: str, *, windows: bool = False, reserved: Collection[str] = ()) -
     why = _parts_fault(parts, windows=windows)
     if why is not None:
         return why
-    top = parts[0].casefold()
-    if top == RESERVED_FOLDER:
+    folded = path.casefold()
+    if parts[0].casefold() == RESERVED_FOLDER:
         return f"{RESERVED_FOLDER} is the folder of our own state"
-    if top in reserved:
-        return f"{path} is a file that this cache layout keeps for itself"
+    # In the place itself, or where a folder on the way to it has to be.
+    if any(
+        f"{folded}/".startswith(f"{name}/") or name.startswith(f"{folded}/") for name in reserved
+    ):
+        return f"{path} is in a place that this layout keeps for itself"
     return None
 
 

@@ -44,11 +44,16 @@ ABSENT = Presence()
 
 
 class Action(Enum):
-    """What to do about a file."""
+    """What to do about a file.
+
+    `SHARE`: nothing, since it stands in the very place of another file of the run, as two files of
+    equal content do in a cache that holds content once.
+    """
 
     FETCH = "fetch"
     KEEP = "keep"
     COPY = "copy"
+    SHARE = "share"
     REFUSE = "refuse"
 
 
@@ -141,8 +146,8 @@ def share(plans: list[FilePlan]) -> list[FilePlan]:
 
 
 def _content(plan: FilePlan) -> tuple[str, int] | None:
-    file = plan.file
-    return None if file.sha256 is None or not file.size else (file.sha256, file.size)
+    content, size = plan.file.content, plan.file.size
+    return None if content is None or not size else (content, size)
 
 
 @dataclass(frozen=True, slots=True)

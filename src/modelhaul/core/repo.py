@@ -10,7 +10,11 @@ from typing import Literal
 from modelhaul.core.origin import Origin
 from modelhaul.errors import UsageError
 
-Kind = Literal["model", "dataset"]
+Kind = Literal["model", "dataset", "space"]
+HubName = Literal["modelscope", "huggingface"]
+
+#: Prefixes that name the hub: `hf:owner/name`.
+PREFIXES: Mapping[str, HubName] = {"ms": "modelscope", "hf": "huggingface"}
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -19,9 +23,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class RepoRef:
-    """What was asked for: a repository of one hub, and which state of it."""
+    """What was asked for: a repository of one hub, and which state of it.
 
-    hub: str
+    Old repositories of the Hugging Face Hub have no owner: it is "" then.
+    """
+
+    hub: HubName
     kind: Kind
     owner: str
     name: str
@@ -30,37 +37,75 @@ class RepoRef:
     @property
     def id(self) -> str:
         """`owner/name`."""
-        return f"{self.owner}/{self.name}"
+        return f"{self.owner}/{self.name}" if self.owner else self.name
 
     def __str__(self) -> str:
-        return self.id
+        return f"hf:{self.id}" if self.hub == "huggingface" else self.id
 
 
-def parse_ref(text: str, *, hub: str, kind: Kind, revision: str | None = None) -> RepoRef:
-    """A reference from `owner/name`.
+def parse_ref(
+    text: str, *, hub: HubName | None = None, kind: Kind = "model", revision: str | None = None
+) -> RepoRef:
+    """A reference from `owner/name`, `ms:owner/name` or `hf:owner/name`.
+
+    Args:
+        text: with a prefix or without one.
+        hub: of a name without a prefix; None means ModelScope.
+        kind: what it is.
+        revision: branch, tag or commit.
 
     Raises:
-        UsageError: the text is not of that form, or the revision is empty.
+        UsageError: the text is not of that form, names another hub than `hub` or one that has no
+            such kind, or the revision is none.
     """
-    if not is_repo(text):
+    if hub not in (None, *PREFIXES.values()):
+        raise UsageError(f"not a hub: {hub!r}", hint=f"there are {' and '.join(PREFIXES.values())}")
+    prefix, colon, _ = text.strip().partition(":")
+    if colon and hub is not None and PREFIXES.get(prefix, hub) != hub:
+        raise UsageError(f"{text!r} is of another hub than {hub}", hint="leave one of them out")
+    found = _named(text, hub)
+    if found is None:
         raise UsageError(
             f"not a repository name: {text!r}",
             hint=(
                 "of a hub of your own give the name, and the hub by --endpoint"
                 if "://" in text
-                else "names have the form owner/name, for example Qwen/Qwen3-8B"
+                else "names have the form owner/name or hf:owner/name, for example Qwen/Qwen3-8B"
             ),
         )
-    owner, _, name = text.strip().partition("/")
+    hub, owner, name = found
+    if kind == "space" and hub == "modelscope":
+        raise UsageError("spaces are downloaded from Hugging Face only", hint="hf:owner/name")
     if revision is not None and not is_revision(revision):
         raise UsageError(f"not a revision: {revision!r}", hint="give a branch, a tag or a commit")
     return RepoRef(hub, kind, owner, name, revision)
 
 
-def is_repo(text: str) -> bool:
-    """Whether `text` has the form `owner/name`."""
-    owner, slash, name = text.strip().partition("/")
-    return bool(slash and _PART.fullmatch(owner) and _PART.fullmatch(name))
+def is_repo(text: str, hub: HubName | None = None) -> bool:
+    """Whether `text` has the form of a repository's name, with the prefix of a hub or without.
+
+    Args:
+        text: what somebody wrote; it may as well be a path.
+        hub: of a name without a prefix; None means ModelScope.
+    """
+    return _named(text, hub) is not None
+
+
+def _named(text: str, hub: HubName | None) -> tuple[HubName, str, str] | None:
+    """Hub, owner and name; None if `text` is no repository's name."""
+    prefix, colon, spelled = text.strip().partition(":")
+    if colon and prefix in PREFIXES:
+        hub = PREFIXES[prefix]
+    else:
+        hub, spelled = hub or "modelscope", text.strip()
+    owner, slash, name = spelled.rpartition("/")
+    # A name without an owner is an old repository; two dashes stand between owner and name in the
+    # cache of that hub, which therefore has no such names.
+    single = hub == "huggingface" and not slash
+    fits = (single or _PART.fullmatch(owner)) and _PART.fullmatch(name)
+    if not fits or (hub == "huggingface" and "--" in spelled):
+        return None
+    return hub, owner, name
 
 
 def is_revision(text: str) -> bool:
@@ -92,6 +137,12 @@ def sha256_or_none(text: object) -> str | None:
     return text if _SHA256.fullmatch(text) else None
 
 
+def git_sha1_or_none(text: object) -> str | None:
+    """`text` in lower case if it is a SHA-1 in hex, the name of a git object; else None."""
+    found = text.lower() if isinstance(text, str) else ""
+    return found if _COMMIT.fullmatch(found) else None
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
     """One file as a hub describes it.
@@ -114,6 +165,20 @@ class RemoteFile:
     git_sha1: str | None = None
 
     @property
+    def named_by_git(self) -> bool:
+        """Whether the content is judged by its name as a git blob, which needs the size first."""
+        return self.sha256 is None and self.git_sha1 is not None and self.size is not None
+
+    @property
+    def content(self) -> str | None:
+        """The digest that judges the content, with its kind; None if nobody states one."""
+        if self.sha256 is not None:
+            return f"sha256:{self.sha256}"
+        if self.named_by_git:
+            return f"git:{self.git_sha1}"
+        return None
+
+    @property
     def identity(self) -> str | None:
         """What makes two downloads the same bytes: the digest, else the strong validator.
 
@@ -121,10 +186,8 @@ class RemoteFile:
         """
         if self.size is None:
             return None
-        if self.sha256 is not None:
-            return f"sha256:{self.sha256}"
-        if self.git_sha1 is not None:
-            return f"git:{self.git_sha1}"
+        if (content := self.content) is not None:
+            return content
         if self.validator is not None:
             return f"validator:{self.validator}"
         return None

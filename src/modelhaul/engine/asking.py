@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 
 from modelhaul.core.scheduler import Lease
 from modelhaul.core.span import Span
@@ -23,6 +24,7 @@ class Asking:
         location: the source's address, shared with the other requests of the file.
         scope: cancelled to take the request back.
         target: where the last hop went.
+        postponed: it was taken back by itself, for the origin has asked for a pause meanwhile.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Asking:
         self.lane = lane
         self.scope = anyio.CancelScope()
         self.target: Target | None = None
+        self.postponed = False
         self._lanes = lanes
         self._settled = False
         self._open = True
@@ -53,7 +56,12 @@ class Asking:
         hedge = self.lease.rival is not None
         target, finder = self.location.beside() if hedge else await self.location.current()
         try:
+            if finder and not hedge:
+                # The one before may have found out that nobody is to ask now.
+                await self._check_pause(self.lease.source.host.name)
             for _ in range(MAX_HOPS + 1):
+                if finder and not hedge:
+                    await self._check_pause(target.origin)
                 self._go_to(target)
                 asked = anyio.current_time()
                 head = _Head(receiver, self if finder else None)
@@ -84,6 +92,18 @@ class Asking:
             self._open = False
             self._lanes.leave(self.lane)
 
+    async def _check_pause(self, origin: str) -> None:
+        """End here if an origin on the way asked to be left alone since the lease was given out.
+
+        Its lane is the source's from here on, so nobody tries again before the pause is over.
+        """
+        lane = self._lanes.lane(origin)
+        if lane.health.delay(anyio.current_time()) > 0:
+            self.lease.source.host = lane.host
+            self.postponed = True
+            self.scope.cancel()
+            await anyio.lowlevel.checkpoint()
+
     def _go_to(self, target: Target) -> None:
         """Count the connection for the origin it really goes to."""
         self.target = target
@@ -103,7 +123,7 @@ class Asking:
             span=Span(lease.position, stop),
             whole=lease.body,
             size=file.size,
-            validator=lease.job.version if file.sha256 is not None else file.validator,
+            validator=lease.job.version if file.content is not None else file.validator,
         )
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 import anyio
 
+from modelhaul.core.digests import Digests
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import Order, Task
 from modelhaul.errors import HaulError, IntegrityError, Occupied
 from modelhaul.events import FileProgress
 from modelhaul.store import osfile
 from modelhaul.store.claim import COPY, part_name
-from modelhaul.store.hashing import STEP
+from modelhaul.store.hashing import STEP, ContentHash
 from modelhaul.store.index import Entry, Known
 from modelhaul.store.osfile import storage_errors
 from modelhaul.store.sink import PartFile, open_private
@@ -27,6 +27,7 @@ class CopyFile(Task):
         super().__init__(order, None)
         self.context = context
         self._done = 0
+        self._digests: Digests | None = None  # once it is copied
 
     def progress(self) -> FileProgress:
         file = self.order.file
@@ -57,7 +58,12 @@ class CopyFile(Task):
             self.fail(error)
             return
         self.tally.reused = self._done
-        self.succeed("copied", size=self._done, digest=self.order.file.sha256)
+        self.succeed("copied", size=self._done, digest=self._copied.sha256)
+
+    @property
+    def _copied(self) -> Digests:
+        assert self._digests is not None
+        return self._digests
 
     def _copy(self, source: Path) -> PartFile:
         """In a thread: read, hash, write; then a barrier. Without the lock: it may wait long."""
@@ -71,16 +77,16 @@ class CopyFile(Task):
             with storage_errors(f"reading {source}"):
                 fd = osfile.open_content(source)
                 try:
-                    sha256 = hashlib.sha256()
+                    content = ContentHash(file)
                     buffer = memoryview(bytearray(STEP))
                     while count := osfile.read_into(fd, buffer, self._done):
-                        sha256.update(buffer[:count])
+                        content.update(buffer[:count])
                         part.write_at(buffer[:count], self._done)
                         self._done += count
                 finally:
                     os.close(fd)
-            digest = sha256.hexdigest()
-            if digest != file.sha256:
+            self._digests = content.digests()
+            if not self._digests.matches(file):
                 raise IntegrityError(
                     f"{file.path}: {source}, which should hold the same bytes, has changed",
                     hint="run again with --force to check every file",
@@ -101,7 +107,7 @@ class CopyFile(Task):
         stamp = part.rename(placement.final, replaces=placement.replaces)
         with storage_errors(f"syncing {placement.final.parent}"):
             osfile.sync_folder(placement.final.parent)
-        known = Known(self.order.file.sha256, None, ours=True)
+        known = Known.of(self._copied, ours=True)
         self.context.index.remember([Entry(placement.final, stamp, known)])
 
 

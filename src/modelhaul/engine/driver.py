@@ -179,8 +179,8 @@ class Engine:
         task: Task
         if order.plan.action is Action.COPY:
             task = copy = CopyFile(order, self)
-            assert order.file.sha256 is not None
-            self._copies.setdefault(order.file.sha256, []).append(copy)
+            assert order.file.content is not None
+            self._copies.setdefault(order.file.content, []).append(copy)
         else:
             task = self._fetched(key, order)
         task.on_result = self._finished
@@ -210,10 +210,10 @@ class Engine:
         return large
 
     def _begin(self) -> None:
-        for digest, copies in list(self._copies.items()):
+        for content, copies in list(self._copies.items()):
             source = copies[0].order.copy_from
             if source is not None:
-                self._start_copies(digest, source)
+                self._start_copies(content, source)
         self._expect_short()
         self._feed()
         self._dispatch()
@@ -243,9 +243,10 @@ class Engine:
                 self._stop(result.error)
         else:
             self.emit(done_event(result))
-        digest = task.order.file.sha256
-        if digest is not None and task.order.plan.action is Action.FETCH:
-            self._start_copies(digest, task.order.placement.final if result.error is None else None)
+        content = task.order.file.content
+        if content is not None and task.order.plan.action is Action.FETCH:
+            final = task.order.placement.final
+            self._start_copies(content, final if result.error is None else None)
         if self._unfinished == 0 and self._group is not None:
             self._group.cancel_scope.cancel()
 
@@ -254,8 +255,8 @@ class Engine:
         assert error is not None
         self.emit(FileFailed(path=result.path, message=error.message, hint=error.hint))
 
-    def _start_copies(self, digest: str, source: Path | None) -> None:
-        for copy in self._copies.pop(digest, ()):
+    def _start_copies(self, content: str, source: Path | None) -> None:
+        for copy in self._copies.pop(content, ()):
             if source is None:
                 copy.fail(HaulError(f"{copy.order.file.path}: its twin could not be fetched"))
             elif self._group is not None:
@@ -495,6 +496,8 @@ class Engine:
             self._scheduler.again(job)
         elif not self._scheduler.knows(job):
             return
+        if asking.postponed:
+            return  # nothing was asked
         self._failures.retrying(asking, "the connection is silent or too slow")
 
     # -- the beat ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""SHA-256 of one large file's contiguous prefix, following the frontier as it grows.
+"""Digests of one large file's contiguous prefix, following the frontier as it grows.
 
 Written blocks are kept until the hashing has passed them, where memory allows: reading them back
 costs a copy, and two changes of thread per 64 KiB. What lies behind a gap is kept only within a
@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from modelhaul.core.digests import Digests
+from modelhaul.core.repo import RemoteFile
 from modelhaul.engine.buffers import Block
 from modelhaul.engine.context import Context
 from modelhaul.store.hashing import Follower
@@ -24,18 +26,25 @@ _TURN = 64 * MIB
 
 
 class Hasher:
-    """The digest of a growing prefix, and the blocks it still needs.
+    """The digests of a growing prefix, and the blocks it still needs.
 
     Args:
         context: the run.
+        file: what the whole of it should be.
         frontier: end of the contiguous prefix that is written, in bytes.
         advanced: called whenever more of it is hashed.
     """
 
     def __init__(
-        self, context: Context, *, frontier: Callable[[], int], advanced: Callable[[], None]
+        self,
+        context: Context,
+        file: RemoteFile,
+        *,
+        frontier: Callable[[], int],
+        advanced: Callable[[], None],
     ) -> None:
         self._context = context
+        self._file = file
         self._frontier = frontier
         self._advanced = advanced
         self._wake = asyncio.Event()
@@ -43,7 +52,7 @@ class Hasher:
         self._restart()
 
     def _restart(self) -> None:
-        self._follower = Follower()
+        self._follower = Follower(self._file)
         self._at = 0  # end of what is hashed, or being read back
         self._joined = 0  # from there on, end of what is kept without a gap
 
@@ -56,9 +65,9 @@ class Hasher:
         """Whether everything before `stop` is hashed, and no thread is at it any more."""
         return self._follower.position >= stop and not self._kept
 
-    def hexdigest(self) -> str:
-        """The digest of the first `position` bytes."""
-        return self._follower.hexdigest()
+    def digests(self) -> Digests:
+        """Of the first `position` bytes."""
+        return self._follower.digests()
 
     def wake(self) -> None:
         """The frontier may have moved."""

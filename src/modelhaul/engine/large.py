@@ -60,7 +60,7 @@ class LargeFile(Task):
         self._have = SpanSet()
         self._prefix = 0  # bytes at the beginning that an earlier run left
         self._most = 0  # bytes recorded at the best moment: only more than that is progress
-        self._hasher = Hasher(context, frontier=self._frontier, advanced=self._hashed)
+        self._hasher = Hasher(context, order.file, frontier=self._frontier, advanced=self._hashed)
         self._writer = PieceWriter(
             context, received=self._received, written=self._wrote, keep=self._hasher.keep
         )
@@ -314,17 +314,16 @@ class LargeFile(Task):
                 raise self._aborted
             await self._wake_prover.wait()
             self._wake_prover.clear()
-        expected = self.order.file.sha256
-        if expected is None or self._hasher.hexdigest() == expected:
+        if self._hasher.digests().admits(self.order.file):
             self.tally.proven = anyio.current_time()
             if self._doubted:
                 await self._tell_whose_bytes_were_wrong()
             self._change(Change.PROVEN)
             return True
-        await self._repair(expected)
+        await self._repair()
         return False
 
-    async def _repair(self, expected: str) -> None:
+    async def _repair(self) -> None:
         """Mark for fetching what is wrong: what the disk damaged, else what one source has not
         brought, or all of it once more where there is only one.
 
@@ -337,7 +336,7 @@ class LargeFile(Task):
             self._mends += 1
             reason = "these bytes changed on the disk"
         else:
-            source, wrong = await self._believe_next(expected)
+            source, wrong = await self._believe_next()
             self.ranges.version = self._version_of_most(source)
             reason = f"the digest is wrong and the disk is not to blame; now from {source} alone"
             self.context.renew()
@@ -382,7 +381,7 @@ class LargeFile(Task):
         buffer = memoryview(bytearray(STEP))
         return crc_of(self._claimed.part, run.span, buffer) == run.crc
 
-    async def _believe_next(self, expected: str) -> tuple[str, SpanSet]:
+    async def _believe_next(self) -> tuple[str, SpanSet]:
         """The source that brings what it has not brought yet, so that every byte is of it alone.
 
         Raises:
@@ -395,18 +394,17 @@ class LargeFile(Task):
         if believed is None:
             await self.context.threads.write(self._claimed.discard)
             agreed = [names[mark] for mark in self._inquiry.agreed(brought) if mark in names]
-            raise self._disproven(expected, agreed)
+            raise self._disproven(agreed)
         mark, missing = believed
         self.ranges.believed = names[mark]
         runs = await self.context.threads.hash(self._runs)
         self._doubted += [run for run in runs if missing.overlaps(run.span)]
         return names[mark], missing
 
-    def _disproven(self, expected: str, agreed: list[str]) -> IntegrityError:
+    def _disproven(self, agreed: list[str]) -> IntegrityError:
         """The error of a file that no source has with the stated digest."""
-        wrong = (
-            f"{self.order.file.path}: SHA-256 is {self._hasher.hexdigest()}, should be {expected}"
-        )
+        file = self.order.file
+        wrong = f"{file.path}: {self._hasher.digests().difference(file)}"
         if len(agreed) > 1:
             return IntegrityError(
                 f"{wrong} ({' and '.join(agreed)} have the same bytes)",
@@ -477,13 +475,13 @@ class LargeFile(Task):
     async def _publish(self) -> None:
         """Barrier, rename, folder sync; then the journal goes and the memory learns of it."""
         claimed, placement, file = self._claimed, self.order.placement, self.order.file
-        digest = self._hasher.hexdigest()
-        validator = file.validator if file.sha256 is None else None
+        digests = self._hasher.digests()
+        validator = file.validator if file.content is None else None
 
         def publish() -> None:
             placement.check_way()
             stamp = claimed.part.publish(placement.final, replaces=placement.replaces)
-            known = Known(digest, validator, ours=True)
+            known = Known.of(digests, validator=validator, ours=True)
             # Before the journal goes: after a kill in between, the journal still tells whose the
             # file is.
             self.context.index.remember([Entry(placement.final, stamp, known)])
@@ -496,7 +494,7 @@ class LargeFile(Task):
                 raise
             await self.context.threads.write(claimed.discard)
         self._change(Change.PUBLISHED)
-        self.succeed("fetched", size=self._size, digest=digest)
+        self.succeed("fetched", size=self._size, digest=digests.sha256)
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -147,7 +147,7 @@ class Task:
                 how=how,
                 size=size,
                 sha256=digest,
-                verified=file.sha256 is not None,
+                verified=file.content is not None,
                 fetched=tally.fetched,
                 hedged=tally.hedged,
                 reused=tally.reused,

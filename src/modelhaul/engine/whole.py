@@ -6,13 +6,13 @@ durable at once: every part synced, only then every part renamed, then one sync 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 
+from modelhaul.core.digests import Digests
 from modelhaul.core.scheduler import Job, Lease, SourceState
 from modelhaul.engine.buffers import Block
 from modelhaul.engine.burst import Burst
@@ -32,7 +32,7 @@ from modelhaul.events import FileProgress, Note
 from modelhaul.net.transport import Answer
 from modelhaul.store import osfile
 from modelhaul.store.claim import WHOLE, part_name
-from modelhaul.store.hashing import hash_file
+from modelhaul.store.hashing import ContentHash, hash_file
 from modelhaul.store.index import Entry, Known
 from modelhaul.store.osfile import Stamp, storage_errors
 from modelhaul.store.sink import PartFile, open_private
@@ -106,7 +106,7 @@ class WholeReceiver(LeaseReceiver):
                 f"{self._file.order.file.path}: {self._lease.position} bytes came of {size}"
             )
         if self._lease.stop == UNBOUNDED:
-            if not answer.framed and self._file.order.file.sha256 is None:
+            if not answer.framed and self._file.order.file.content is None:
                 raise ProtocolError(
                     f"{self._file.order.file.path}: the server states no length, so nobody can"
                     " tell whether the whole file arrived",
@@ -131,12 +131,12 @@ class WholeFile(Task):
         self.context = context
         self._batch = batch
         self._part: PartFile | None = None
-        self._sha256 = hashlib.sha256()
+        self._hash = ContentHash(order.file)
         self._written = 0
         self._wrong: list[str] = []  # the source of each answer with wrong bytes
 
     def receiver(self, lease: Lease) -> LeaseReceiver:
-        self._sha256 = hashlib.sha256()
+        self._hash = ContentHash(self.order.file)
         self._written = 0
         return WholeReceiver(self, lease)
 
@@ -165,7 +165,7 @@ class WholeFile(Task):
             self._restart()
         assert self._part is not None
         self._part.write_at(data, self._written)
-        self._sha256.update(data)
+        self._hash.update(data)
         self._written += len(data)
 
     def _restart(self) -> None:
@@ -192,14 +192,13 @@ class WholeFile(Task):
         """
         if self._written == 0:
             await self.context.threads.write(self._restart)
-        file, digest = self.order.file, self._sha256.hexdigest()
-        if file.sha256 is not None and digest != file.sha256:
+        file, digests = self.order.file, self._hash.digests()
+        if not digests.admits(file):
             if source is None or not self._fetch_again(source):
                 times = len(self._wrong)
                 origins = f" (fetched {times} times, from {', '.join(self.tally.sources)})"
                 raise IntegrityError(
-                    f"{file.path}: SHA-256 is {digest}, should be {file.sha256}"
-                    f"{origins if times else ''}",
+                    f"{file.path}: {digests.difference(file)}{origins if times else ''}",
                     hint="source and listing disagree; nothing was left under its name",
                 )
             return
@@ -214,7 +213,7 @@ class WholeFile(Task):
         self.context.recorded(max(self._written, 64 * 1024))
         # From here on the batch counts them.
         size, self._written = self._written, 0
-        await self._batch.add(Ready(self, part, digest, size))
+        await self._batch.add(Ready(self, part, digests, size))
 
     def _fetch_again(self, source: SourceState) -> bool:
         """Have the file asked for once more, from each source once; False if that was done.
@@ -246,7 +245,7 @@ class Ready:
 
     file: WholeFile
     part: PartFile
-    digest: str
+    digests: Digests
     size: int
     error: HaulError | None = None
     kept: bool = False
@@ -345,9 +344,9 @@ class Batch:
             if ready.error is not None:
                 ready.file.fail(ready.error)
             elif ready.kept:
-                ready.file.succeed("kept", size=ready.size, digest=ready.digest)
+                ready.file.succeed("kept", size=ready.size, digest=ready.digests.sha256)
             elif ready in stamps:
-                ready.file.succeed("fetched", size=ready.size, digest=ready.digest)
+                ready.file.succeed("fetched", size=ready.size, digest=ready.digests.sha256)
 
     def _rename(self, batch: list[Ready]) -> dict[Ready, Stamp]:
         """In a thread: rename all that are synced, then sync each folder once, then remember."""
@@ -413,7 +412,7 @@ def _rename_one(ready: Ready) -> Stamp | None:
 
 def _is_same(final: Path, ready: Ready) -> bool:
     try:
-        return hash_file(final)[0] == ready.digest
+        return hash_file(final)[0].sha256 == ready.digests.sha256
     except StorageError:
         return False  # what stands there cannot be read: it is not ours to say what it is
 
@@ -425,4 +424,5 @@ def _discard(ready: Ready) -> None:
 
 def _known(ready: Ready) -> Known:
     file = ready.file.order.file
-    return Known(ready.digest, file.validator if file.sha256 is None else None, ours=True)
+    validator = file.validator if file.content is None else None
+    return Known.of(ready.digests, validator=validator, ours=True)

@@ -33,6 +33,7 @@ from modelhaul.errors import (
     single_error,
 )
 from modelhaul.net.api import Api
+from modelhaul.net.rules import said
 from modelhaul.net.transport import Response
 from modelhaul.settings import DEFAULT_ENDPOINT
 
@@ -119,9 +120,9 @@ def parse_envelope(url: str, response: Response) -> Mapping[str, object]:
     if isinstance(envelope, dict):
         message = _text(envelope.get("Message")) or _text(envelope.get("message"))
     if response.status in (404, 410):
-        raise NotFound(f"{where} answers {response.status}{_colon(message)}")
+        raise NotFound(f"{where} answers {response.status}{said(message)}")
     if response.status in (401, 402, 403, 407):
-        raise Unauthorized(f"{where} answers {response.status}{_colon(message)}")
+        raise Unauthorized(f"{where} answers {response.status}{said(message)}")
     if not isinstance(envelope, dict):
         raise ProtocolError(
             f"{where} answers {response.status} with something that is not JSON",
@@ -129,7 +130,7 @@ def parse_envelope(url: str, response: Response) -> Mapping[str, object]:
         )
     good = response.status == 200 and envelope.get("Code", 200) == 200
     if not good or envelope.get("Success") is False:
-        raise ProtocolError(f"{where} reports a failure ({response.status}){_colon(message)}")
+        raise ProtocolError(f"{where} reports a failure ({response.status}){said(message)}")
     data = envelope.get("Data")
     return data if isinstance(data, dict) else {}
 
@@ -195,12 +196,6 @@ def parse_revisions(data: Mapping[str, object]) -> list[str]:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _colon(text: str) -> str:
-    # What a server says goes to terminals and logs: one line, no control characters.
-    clean = "".join(char if char.isprintable() else " " for char in text)
-    return f": {' '.join(clean.split())[:200]}" if clean.strip() else ""
 
 
 # -- client ------------------------------------------------------------------------------------

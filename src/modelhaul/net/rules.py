@@ -197,17 +197,42 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
     return None if then is None else min(max(0.0, then - now), 1e9)
 
 
-def status_error(
-    where: str, status: int, headers: HeaderMap, *, now: float, detail: str = ""
-) -> StatusError:
-    """The error for a status that is no answer; `detail` is what the server said about it."""
+def parse_rate_limit(text: str) -> float | None:
+    """Seconds until a used-up allowance is renewed, by a `RateLimit` header; None if none is.
+
+    draft-ietf-httpapi-ratelimit-headers-09, as the Hugging Face Hub sends it: `"api";r=0;t=55` has
+    0 requests left of the allowance "api" for 55 seconds. Several may be named.
+    """
+    used_up = []
+    for item in text.split(","):
+        fields = dict(part.strip().partition("=")[::2] for part in item.split(";")[1:])
+        seconds = fields.get("t", "")
+        if fields.get("r") == "0" and _DIGITS.fullmatch(seconds):
+            used_up.append(float(min(int(seconds), 10**9)))
+    return max(used_up, default=None)
+
+
+def said(text: str) -> str:
+    """What a server says, as the end of a message: `: its words`, or nothing.
+
+    It goes to terminals and logs: one line, no control characters, not long.
+    """
+    clean = "".join(char if char.isprintable() else " " for char in text)
+    return f": {' '.join(clean.split())[:200]}" if clean.strip() else ""
+
+
+def status_error(where: str, status: int, headers: HeaderMap, *, now: float) -> StatusError:
+    """The error for a status that is no answer, with what the headers say about it."""
     unsatisfied = _UNSATISFIED.fullmatch(headers.get("content-range", ""))
+    # Against the server's own clock if it tells: ours may be wrong by years.
+    clock = http_date(headers.get("date", "")) or now
+    wait = parse_retry_after(headers.get("retry-after"), clock)
+    if wait is None and status == 429:
+        wait = parse_rate_limit(headers.get("ratelimit", ""))
     return StatusError(
-        f"{where} answers {status}{f': {detail}' if detail else ''}",
+        # The Hugging Face Hub says here who may read a gated repository, and where to ask.
+        f"{where} answers {status}{said(headers.get('x-error-message', ''))}",
         status=status,
         size=int(unsatisfied[1]) if status == 416 and unsatisfied else None,
-        # Against the server's own clock if it tells: ours may be wrong by years.
-        retry_after=parse_retry_after(
-            headers.get("retry-after"), http_date(headers.get("date", "")) or now
-        ),
+        retry_after=wait,
     )

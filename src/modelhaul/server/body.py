@@ -87,14 +87,16 @@ async def send_file(
     Args:
         request: what was asked.
         file: what to send.
-        headers: more headers.
+        headers: more headers, or other ones.
         rate: bytes/s for this answer, None for no limit.
         log: where to count the bytes, None not to.
     """
     asked = parse_range(request.headers.get("Range"), file.size)
     span = asked or Span(0, file.size)
-    response = web.StreamResponse(status=200 if asked is None else 206, headers=headers)
-    response.headers.update({"ETag": f'"{file.sha256}"', "Accept-Ranges": "bytes"})
+    standard = {"ETag": f'"{file.sha256}"', "Accept-Ranges": "bytes"}
+    response = web.StreamResponse(
+        status=200 if asked is None else 206, headers={**standard, **headers}
+    )
     response.content_type = "application/octet-stream"
     response.content_length = span.length
     if asked is not None:

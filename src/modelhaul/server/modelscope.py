@@ -7,126 +7,62 @@ where clients depend on them (capital `True`, the cut at 3000 entries, 404 for w
 from __future__ import annotations
 
 import hashlib
-import hmac
-import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import quote
 
 from aiohttp import web
 
 from modelhaul.core.repo import Kind
-from modelhaul.server.body import RequestLog, send_file
+from modelhaul.server.body import send_file
+from modelhaul.server.cdn import signed_url
+from modelhaul.server.options import ServeOptions, same_secret
 from modelhaul.server.shelf import (
     DEFAULT_REVISION,
     ServedFile,
     ServedSnapshot,
     Shelf,
     Shelved,
+    find_file,
 )
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 TRUNCATE_AT = 3000
 _COOKIE = "m_session_id"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeOptions:
-    """How the hub serves.
-
-    Attributes:
-        token: only requests that carry it see anything; None serves everybody.
-        rate: bytes/s per answer, None for no limit.
-        log: counts the bytes of every answer, None not to.
-        cdn: base URL that large files are redirected to with a signature; None sends them itself.
-        cdn_from: bytes from which a file counts as large.
-        signature_seconds: how long a signed URL works.
-        secret: the key of the signatures.
-    """
-
-    token: str | None = field(default=None, repr=False)
-    rate: float | None = None
-    log: RequestLog | None = None
-    cdn: str | None = None
-    cdn_from: int = 1 << 20
-    signature_seconds: float = 1200.0
-    secret: bytes = field(default=b"", repr=False)
-
-
-def hub_app(shelf: Shelf, options: ServeOptions) -> web.Application:
-    """The hub: listings, revisions, files."""
-    app = web.Application(middlewares=[_errors_as_json])
+def routes(shelf: Shelf, options: ServeOptions) -> list[web.RouteDef]:
+    """What ModelScope's clients ask: listings, revisions, files."""
     hub = _Hub(shelf, options)
     api = "/api/v1/{kind:models|datasets}/{owner}/{name}"
-    app.add_routes(
-        [
-            web.get(api, hub.info),
-            web.get("/openapi/v1/{kind:models|datasets}/{owner}/{name}", hub.open_info),
-            web.get(f"{api}/revisions", hub.revisions),
-            web.get(f"{api}/commits", hub.commits),
-            web.get(f"{api}/repo/files", hub.files),
-            web.get(f"{api}/repo/tree", hub.tree),
-            web.get("/api/v1/datasets/{number:[0-9]+}/repo/tree", hub.tree_by_number),
-            web.get(f"{api}/repo", hub.file),
-            web.get(
-                "/{kind:models|datasets}/{owner}/{name}/resolve/{revision}/{path:.+}", hub.resolve
-            ),
-        ]
-    )
-    return app
+    handlers = {
+        api: hub.info,
+        "/openapi/v1/{kind:models|datasets}/{owner}/{name}": hub.open_info,
+        f"{api}/revisions": hub.revisions,
+        f"{api}/commits": hub.commits,
+        f"{api}/repo/files": hub.files,
+        f"{api}/repo/tree": hub.tree,
+        "/api/v1/datasets/{number:[0-9]+}/repo/tree": hub.tree_by_number,
+        f"{api}/repo": hub.file,
+        "/{kind:models}/{owner}/{name}/resolve/{revision}/{path:.+}": hub.resolve,
+    }
+    return [web.get(path, _errors_as_json(handler)) for path, handler in handlers.items()]
 
 
-def cdn_app(shelf: Shelf, options: ServeOptions) -> web.Application:
-    """The store that signed URLs lead to: no credentials, only the signature counts."""
-    app = web.Application()
+def _errors_as_json(handler: Handler) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return await nothing(request)
 
-    async def blob(request: web.Request) -> web.StreamResponse:
-        digest = request.match_info["sha256"]
-        expires = request.query.get("Expires", "")
-        signed = _same(request.query.get("Signature", ""), _signature(options, digest, expires))
-        if not signed or not expires.isdigit() or int(expires) < time.time():
-            raise web.HTTPForbidden(text="signature expired or wrong")
-        file = await shelf.by_digest(digest)
-        if file is None or not file.unchanged():
-            raise web.HTTPNotFound
-        return await send_file(request, file, headers={}, rate=options.rate, log=options.log)
-
-    app.router.add_get("/blob/{sha256:[0-9a-f]{64}}", blob)
-    return app
+    return handle
 
 
-def _signature(options: ServeOptions, digest: str, expires: str) -> str:
-    return hmac.new(options.secret, f"{digest} {expires}".encode(), hashlib.sha256).hexdigest()
-
-
-def _same(given: str, expected: str) -> bool:
-    """Compare a secret in constant time; what came over the wire may be any bytes."""
-    return hmac.compare_digest(
-        given.encode(errors="surrogateescape"), expected.encode(errors="surrogateescape")
-    )
-
-
-def signed_url(options: ServeOptions, file: ServedFile) -> str:
-    """Where the store sends a file for a while."""
-    expires = str(int(time.time() + options.signature_seconds))
-    signature = _signature(options, file.sha256, expires)
-    return (
-        f"{options.cdn}/blob/{file.sha256}?Expires={expires}&Signature={signature}"
-        f"&filename={quote(file.path, safe='')}"
-    )
-
-
-@web.middleware
-async def _errors_as_json(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPRequestRangeNotSatisfiable:
-        raise
-    except web.HTTPNotFound:
-        return _failure(404, 10010205001, "not found, or you have no access")
+async def nothing(request: web.Request) -> web.Response:
+    """The answer where nothing is: clients read the envelope of an error, too."""
+    return _failure(404, 10010205001, "not found, or you have no access")
 
 
 def _success(data: object) -> web.Response:
@@ -168,7 +104,7 @@ class _Hub:
             return
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
         given = bearer or request.cookies.get(_COOKIE, "")
-        if not _same(given, expected):
+        if not same_secret(given, expected):
             raise web.HTTPNotFound
 
     async def _repository(self, request: web.Request) -> Shelved:
@@ -290,19 +226,15 @@ class _Hub:
     ) -> web.StreamResponse:
         self._check_token(request)
         where = request.match_info
-        found, file = None, None
-        for anew in (False, True):
-            found = await self._shelf.listed(
-                _kind(request),
-                where["owner"],
-                where["name"],
-                revision or DEFAULT_REVISION,
-                anew=anew,
-            )
-            file = found.files.get(path) if found is not None else None
-            if file is not None and file.unchanged():
-                break
-        if found is None or file is None or not file.unchanged():
+        found, file = await find_file(
+            self._shelf,
+            _kind(request),
+            where["owner"],
+            where["name"],
+            revision or DEFAULT_REVISION,
+            path,
+        )
+        if found is None or file is None:
             raise web.HTTPNotFound
         headers = {
             "X-Linked-ETag": file.sha256,
@@ -318,21 +250,9 @@ class _Hub:
 
 def _rows(found: ServedSnapshot, root: str, *, recursive: bool) -> list[dict[str, Any]]:
     """Entries below `root`, folders included, in the order of their paths."""
-    prefix = root.strip("/")
-    prefix = f"{prefix}/" if prefix else ""
-    folders: dict[str, None] = {}
-    files = []
-    for path, file in found.files.items():
-        if not path.startswith(prefix):
-            continue
-        inner = path[len(prefix) :]
-        parts = inner.split("/")
-        depth = len(parts) - 1 if recursive else min(1, len(parts) - 1)
-        for level in range(1, depth + 1):
-            folders[prefix + "/".join(parts[:level])] = None
-        if recursive or len(parts) == 1:
-            files.append(_file_row(found, file))
-    return sorted([*map(_folder_row, folders), *files], key=lambda row: str(row["Path"]))
+    folders, files = found.below(root, recursive=recursive)
+    rows = [*map(_folder_row, folders), *(_file_row(found, file) for file in files)]
+    return sorted(rows, key=lambda row: str(row["Path"]))
 
 
 def _file_row(found: ServedSnapshot, file: ServedFile) -> dict[str, Any]:
@@ -377,11 +297,3 @@ def _positive(text: str | None, default: int) -> int:
     if text is None or not text.isascii() or not text.isdigit() or len(text) > 9:
         return default
     return max(1, int(text))
-
-
-def describe(repositories: Iterable[Shelved]) -> list[str]:
-    """One line per repository, for people."""
-    return [
-        f"{shelved.kind} {shelved.id} ({', '.join(name for name, _ in shelved.folders)})"
-        for shelved in repositories
-    ]

@@ -2,12 +2,17 @@
 
 A plain folder has no history, so a commit is made up: the SHA-1 over paths, sizes and digests of
 the files. As long as nothing changes the commit stays; when something does, the old commit is gone.
+
+Nor does it say what is kept in git itself and what in LFS, which is how the Hugging Face Hub names
+a file. The rule here: LFS is what is 10 MiB or larger (above that the real hub takes nothing else)
+or has an ending that repositories there are born with in their `.gitattributes`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,25 +20,45 @@ from pathlib import Path
 import anyio
 
 from modelhaul.core.names import RESERVED_FOLDER
-from modelhaul.core.repo import Kind, is_revision
+from modelhaul.core.repo import Kind, is_commit, is_revision
 from modelhaul.engine.threads import Threads
+from modelhaul.store.gitnames import blob_name
 from modelhaul.store.hashing import hash_file
 from modelhaul.store.index import Entry, Known, ProvenIndex
-from modelhaul.store.osfile import Stamp
+from modelhaul.store.osfile import Stamp, storage_errors
 
 DEFAULT_REVISION = "master"
+#: What the Hugging Face Hub calls it; a folder that is really named so goes before.
+DEFAULT_ALIAS = "main"
+_LFS_FROM = 10 << 20
+_LFS_ENDING = re.compile(
+    r".*\.(7z|arrow|bin|bz2|ckpt|ftz|gguf|gz|h5|joblib|mlmodel|model|msgpack|npy|npz|onnx|ot|parquet"
+    r"|pb|pickle|pkl|pt|pth|rar|safetensors|tar|tflite|tgz|wasm|xz|zip|zst)",
+    re.IGNORECASE,
+)
+_KIND_FOLDERS: dict[str, Kind] = {"models": "model", "datasets": "dataset", "spaces": "space"}
 _MOST_LISTED = 10_000
 _SKIPPED = frozenset({RESERVED_FOLDER, ".git"})
 
 
 @dataclass(frozen=True, slots=True)
 class ServedFile:
-    """One file: its path in the repository, and where and what it is on disk."""
+    """One file: its path in the repository, and where and what it is on disk.
+
+    Attributes:
+        git_sha1: its name as a git blob; None for a file in LFS.
+    """
 
     path: str
     disk: Path
     stamp: Stamp
     sha256: str
+    git_sha1: str | None = None
+
+    @property
+    def is_lfs(self) -> bool:
+        """Whether it is kept in LFS and named by its SHA-256."""
+        return self.git_sha1 is None
 
     @property
     def size(self) -> int:
@@ -55,6 +80,23 @@ class ServedSnapshot:
     created: int
     files: dict[str, ServedFile] = field(repr=False)
 
+    def below(self, root: str, *, recursive: bool) -> tuple[list[str], list[ServedFile]]:
+        """Folders and files below the folder `root`, or of all levels; empty for the top."""
+        prefix = root.strip("/")
+        prefix = f"{prefix}/" if prefix else ""
+        folders: dict[str, None] = {}
+        files = []
+        for path, file in self.files.items():
+            if not path.startswith(prefix):
+                continue
+            parts = path[len(prefix) :].split("/")
+            depth = len(parts) - 1 if recursive else min(1, len(parts) - 1)
+            for level in range(1, depth + 1):
+                folders[prefix + "/".join(parts[:level])] = None
+            if recursive or len(parts) == 1:
+                files.append(file)
+        return list(folders), files
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Shelved:
@@ -70,12 +112,19 @@ class Shelved:
         """`owner/name`."""
         return f"{self.owner}/{self.name}"
 
+    def folder(self, revision: str) -> Path | None:
+        """The folder of a revision that has this name."""
+        named = dict(self.folders)
+        if revision == DEFAULT_ALIAS and revision not in named:
+            revision = DEFAULT_REVISION
+        return named.get(revision)
+
 
 class Shelf:
     """The repositories below a folder.
 
     `owner/name` is a model and its revision `master`; `owner/name@REV` is revision REV of it.
-    Datasets are below `datasets/`; models may be below `models/`, too.
+    Datasets are below `datasets/`, spaces below `spaces/`; models may be below `models/`, too.
 
     Args:
         root: the folder.
@@ -107,10 +156,11 @@ class Shelf:
 
         What it was is remembered, for `listed()`.
         """
-        for name, folder in shelved.folders:
-            if name == revision:
-                return self._remember(shelved, await self._read(folder), name)
-        for _, folder in shelved.folders:
+        folder = shelved.folder(revision)
+        if folder is not None:
+            return self._remember(shelved, await self._read(folder), revision)
+        # Only then does it take a look at all of them.
+        for _, folder in shelved.folders if is_commit(revision) else ():
             found = await self._read(folder)
             if found.commit == revision:
                 return self._remember(shelved, found)
@@ -164,14 +214,52 @@ class Shelf:
         new = []
         for path, disk, stamp in listing:
             known = self._index.lookup(disk, stamp)
-            if known is not None and known.sha256 is not None:
-                digest = known.sha256
-            else:
-                digest, read = hash_file(disk, check=lambda _: self._threads.check_cancelled())
-                new.append(Entry(disk, read, Known(digest, None, ours=False)))
-            files[path] = ServedFile(path, disk, stamp, digest)
+            sha256 = known.sha256 if known is not None else None
+            git_sha1 = known.git_sha1 if known is not None else None
+            in_git = not _belongs_in_lfs(path, stamp.size)
+            if sha256 is None or (in_git and git_sha1 is None):
+                digests, read = hash_file(disk, check=lambda _: self._threads.check_cancelled())
+                sha256 = digests.sha256
+                git_sha1 = _git_sha1(disk, read.size) if in_git else None
+                ours = known is not None and known.ours
+                validator = known.validator if known is not None else None
+                new.append(Entry(disk, read, Known(sha256, validator, ours, git_sha1)))
+            files[path] = ServedFile(path, disk, stamp, sha256, git_sha1 if in_git else None)
         self._index.remember(new)
         return files
+
+
+async def find_file(
+    shelf: Shelf, kind: Kind, owner: str, name: str, revision: str, path: str
+) -> tuple[ServedSnapshot | None, ServedFile | None]:
+    """A revision as it was listed last, and one file of it that is still what was listed.
+
+    None for what there is not. What has changed is looked at anew, once.
+    """
+    found = None
+    for anew in (False, True):
+        found = await shelf.listed(kind, owner, name, revision, anew=anew)
+        file = found.files.get(path) if found is not None else None
+        if file is not None and file.unchanged():
+            return found, file
+    return found, None
+
+
+def _belongs_in_lfs(path: str, size: int) -> bool:
+    # LFS itself leaves an empty file as it is.
+    return size >= _LFS_FROM or (size > 0 and _LFS_ENDING.fullmatch(path) is not None)
+
+
+def _git_sha1(disk: Path, size: int) -> str:
+    """The name of a file as a git blob; it is small, or it would be in LFS.
+
+    Should it change meanwhile, it has another stamp, and nobody believes what was computed.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    with storage_errors(f"reading {disk}"), disk.open("rb") as file:
+        return blob_name(file.read(size))
 
 
 def _snapshot(files: dict[str, ServedFile]) -> ServedSnapshot:
@@ -185,8 +273,8 @@ def _snapshot(files: dict[str, ServedFile]) -> ServedSnapshot:
 
 def _scan(root: Path) -> Iterator[Shelved]:
     for owner in _folders(root):
-        if owner.name in ("models", "datasets"):
-            kind: Kind = "dataset" if owner.name == "datasets" else "model"
+        kind = _KIND_FOLDERS.get(owner.name)
+        if kind is not None:
             for inner in _folders(owner):
                 yield from _repositories(kind, inner)
         else:

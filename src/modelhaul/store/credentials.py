@@ -1,8 +1,11 @@
-"""The login that ModelScope's own tools saved, read without trusting it.
+"""The logins that the hubs' own tools saved, read without trusting them.
 
-`~/.modelscope/credentials/cookies` is a pickled cookie jar; the token is the cookie
+ModelScope: `~/.modelscope/credentials/cookies` is a pickled cookie jar; the token is the cookie
 `m_session_id`. Their client sends it to whatever endpoint is configured; we send it only to the
 host that the cookie is for.
+
+Hugging Face: a text file that holds the token and nothing else. It does not say for which site, so
+that is decided where the site is chosen.
 """
 
 from __future__ import annotations
@@ -30,6 +33,14 @@ _CLASSES = {
     )
 }
 _LOOPBACK = ("localhost", "::1")
+#: Tokens have some forty characters.
+_MOST_TOKEN_BYTES = 4096
+
+
+def is_private(origin: Origin) -> bool:
+    """Whether nobody on the way can read what is sent there: encrypted, or this very machine."""
+    host = origin.host
+    return origin.scheme == "https" or host in _LOOPBACK or host.startswith("127.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +64,7 @@ class SavedToken:
         if self.expires is not None and self.expires <= now:
             return False
         host = origin.host
-        if origin.scheme != "https" and not (host in _LOOPBACK or host.startswith("127.")):
+        if not is_private(origin):
             return False
         domain = self.domain.lower()
         if domain.startswith("."):
@@ -111,3 +122,18 @@ async def read_saved_token(home: Path, origin: Origin, now: float) -> tuple[str 
     except ValueError as error:
         return None, f"the saved login {path} is ignored ({error})"
     return next((entry.token for entry in saved if entry.is_for(origin, now)), None), None
+
+
+async def read_token_file(path: Path) -> tuple[str | None, str | None]:
+    """The token in a file that holds nothing else, and a note if it cannot be used."""
+    try:
+        async with aiofiles.open(path, "rb") as file:
+            data = await file.read(_MOST_TOKEN_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None, None
+    except OSError as error:
+        return None, f"the saved login {path} cannot be read ({error.strerror})"
+    token = data.decode("ascii", "replace").strip()
+    if len(data) > _MOST_TOKEN_BYTES or not token.isascii() or not token.isprintable():
+        return None, f"the saved login {path} is ignored (it holds no token)"
+    return token or None, None

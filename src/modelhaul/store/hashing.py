@@ -1,4 +1,4 @@
-"""SHA-256 of files and of growing prefixes. Blocks; hashlib releases the interpreter lock."""
+"""Digests of files and of growing prefixes. Blocks; hashlib releases the interpreter lock."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from modelhaul.core.digests import Digests
+from modelhaul.core.repo import RemoteFile
 from modelhaul.store import osfile
 from modelhaul.store.osfile import Stamp, storage_errors
 from modelhaul.store.sink import PartFile
@@ -16,11 +18,43 @@ from modelhaul.store.sink import PartFile
 STEP = 1 << 16
 
 
-class Follower:
-    """The SHA-256 of a part's contiguous prefix, extended as the prefix grows."""
+class ContentHash:
+    """The digests of content that comes piece by piece: those that `file` is judged by.
 
-    def __init__(self) -> None:
+    SHA-256 always, for reports and memory. As a git blob only what is named by that.
+
+    Args:
+        file: what the content should be, None if nobody says.
+    """
+
+    def __init__(self, file: RemoteFile | None = None) -> None:
         self._sha256 = hashlib.sha256()
+        self._git = None
+        if file is not None and file.named_by_git:
+            # Git's own choice of hash, not ours: it is what the hub states.
+            self._git = hashlib.sha1(b"blob %d\0" % (file.size or 0), usedforsecurity=False)
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Hash what comes next."""
+        self._sha256.update(data)
+        if self._git is not None:
+            self._git.update(data)
+
+    def digests(self) -> Digests:
+        """Of all that has come."""
+        git = None if self._git is None else self._git.hexdigest()
+        return Digests(self._sha256.hexdigest(), git)
+
+
+class Follower:
+    """The digests of a part's contiguous prefix, extended as the prefix grows.
+
+    Args:
+        file: what the part becomes, None if nobody says.
+    """
+
+    def __init__(self, file: RemoteFile | None = None) -> None:
+        self._hash = ContentHash(file)
         self._buffer = memoryview(bytearray(STEP))
         #: Bytes hashed so far.
         self.position = 0
@@ -43,21 +77,26 @@ class Follower:
 
     def feed(self, data: memoryview) -> None:
         """Hash the bytes that come next, out of memory."""
-        self._sha256.update(data)
+        self._hash.update(data)
         self.position += len(data)
 
-    def hexdigest(self) -> str:
-        """The digest of the first `position` bytes."""
-        return self._sha256.hexdigest()
+    def digests(self) -> Digests:
+        """Of the first `position` bytes."""
+        return self._hash.digests()
 
 
 def hash_file(
-    path: Path, *, check: Callable[[int], None] | None = None, sync: bool = False
-) -> tuple[str, Stamp]:
-    """SHA-256 of a file in hex, and the stamp of exactly the bytes that were read.
+    path: Path,
+    file: RemoteFile | None = None,
+    *,
+    check: Callable[[int], None] | None = None,
+    sync: bool = False,
+) -> tuple[Digests, Stamp]:
+    """The digests of a file, and the stamp of exactly the bytes that were read.
 
     Args:
         path: a regular file; a symbolic link is followed.
+        file: what it should be, None if nobody says.
         check: called with each number of bytes read; may raise to stop.
         sync: make the bytes durable as well: what is remembered must survive a power cut.
 
@@ -68,11 +107,11 @@ def hash_file(
         fd = osfile.open_content(path)
         try:
             before = Stamp.of(os.fstat(fd))
-            sha256 = hashlib.sha256()
+            content = ContentHash(file)
             buffer = memoryview(bytearray(STEP))
             offset = 0
             while count := osfile.read_into(fd, buffer, offset):
-                sha256.update(buffer[:count])
+                content.update(buffer[:count])
                 offset += count
                 if check is not None:
                     check(count)
@@ -84,4 +123,4 @@ def hash_file(
                 raise OSError(5, "it changed while it was being hashed")
         finally:
             os.close(fd)
-    return sha256.hexdigest(), before
+    return content.digests(), before

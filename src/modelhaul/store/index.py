@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modelhaul.core.repo import sha256_or_none
+from modelhaul.core.digests import Digests
+from modelhaul.core.repo import RemoteFile, git_sha1_or_none, sha256_or_none
 from modelhaul.store.osfile import Stamp
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     path BLOB PRIMARY KEY,
@@ -33,7 +34,8 @@ CREATE TABLE IF NOT EXISTS files (
     recorded_ns INTEGER NOT NULL,
     sha256 TEXT,
     validator TEXT,
-    ours INTEGER NOT NULL
+    ours INTEGER NOT NULL,
+    git_sha1 TEXT
 ) WITHOUT ROWID;
 """
 # File systems with coarse times (FAT: 2 s) show it by round numbers; the others take theirs from
@@ -54,11 +56,24 @@ class Known:
         sha256: its digest, None if it was never computed.
         validator: the entity tag it was published with, where no digest was stated.
         ours: we put this content there.
+        git_sha1: its name as a git blob, None if it was never computed.
     """
 
     sha256: str | None
     validator: str | None
     ours: bool
+    git_sha1: str | None = None
+
+    @classmethod
+    def of(cls, digests: Digests, *, validator: str | None = None, ours: bool) -> Known:
+        """What is known of content that has just been hashed."""
+        return cls(digests.sha256, validator, ours, digests.git_sha1)
+
+    def matches(self, file: RemoteFile) -> bool | None:
+        """Whether this is the content of `file`; None if the digest in question is not known."""
+        if self.sha256 is None:
+            return None
+        return Digests(self.sha256, self.git_sha1).matches(file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +127,7 @@ class ProvenIndex:
         def find(database: sqlite3.Connection) -> tuple[Any, ...] | None:
             row: tuple[Any, ...] | None = database.execute(
                 "SELECT device, inode, size, mtime_ns, ctime_ns, recorded_ns, sha256, validator,"
-                " ours FROM files WHERE path = ?",
+                " ours, git_sha1 FROM files WHERE path = ?",
                 (os.fsencode(path),),
             ).fetchone()
             return row
@@ -120,13 +135,15 @@ class ProvenIndex:
         row = self._use(find)
         if row is None or tuple(row[:5]) != _numbers(stamp):
             return None
-        recorded, sha256, validator, ours = row[5:]
+        recorded, sha256, validator, ours, git_sha1 = row[5:]
         # SQLite keeps text in a column of numbers, and has no checksum that would tell of damage.
         if not isinstance(recorded, int) or not isinstance(validator, str | None):
             return None
-        if sha256_or_none(sha256) != sha256 or recorded - stamp.ctime_ns < grain_ns(stamp):
+        if recorded - stamp.ctime_ns < grain_ns(stamp):
             return None
-        return Known(sha256, validator, bool(ours))
+        if sha256_or_none(sha256) != sha256 or git_sha1_or_none(git_sha1) != git_sha1:
+            return None
+        return Known(sha256, validator, bool(ours), git_sha1)
 
     def remember(self, entries: Iterable[Entry]) -> None:
         """Record files whose content is proven and durable.
@@ -142,7 +159,7 @@ class ProvenIndex:
         def insert(database: sqlite3.Connection) -> None:
             with database:
                 database.executemany(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     [
                         (
                             os.fsencode(row.path),
@@ -151,6 +168,7 @@ class ProvenIndex:
                             row.known.sha256,
                             row.known.validator,
                             row.known.ours,
+                            row.known.git_sha1,
                         )
                         for row in rows
                     ],

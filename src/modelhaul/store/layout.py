@@ -31,6 +31,8 @@ class Layout(Protocol):
         shown: the path that reports and stdout name.
         state: the folder for parts, journals and locks; may not exist.
         owned: the files belong to the tools, so other content is replaced, not refused.
+        mutable: other content comes under the same names when the revision moves on: an update is
+            published all at once, and files that are gone upstream are named.
         reserved: names at the top (lower case) that no repository file may have.
     """
 
@@ -43,10 +45,16 @@ class Layout(Protocol):
     @property
     def owned(self) -> bool: ...
     @property
+    def mutable(self) -> bool: ...
+    @property
     def reserved(self) -> Collection[str]: ...
 
     def final(self, path: str) -> Path:
         """Where the file of this repository path stands."""
+        ...
+
+    def is_named(self, path: str) -> bool:
+        """Whether tools that look for this repository path find what stands at `final(path)`."""
         ...
 
     def before(self, changing: Iterable[str]) -> None:
@@ -57,6 +65,10 @@ class Layout(Protocol):
         """Called when these files stand in their places."""
         ...
 
+    def finish(self) -> None:
+        """Called last, and only if everything that was wanted stands in its place."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LocalFolder:
@@ -65,6 +77,7 @@ class LocalFolder:
     root: Path
     shown: Path
     owned: bool = False
+    mutable: bool = False
     reserved: Collection[str] = ()
 
     @classmethod
@@ -80,10 +93,17 @@ class LocalFolder:
     def final(self, path: str) -> Path:
         return self.root / path
 
+    def is_named(self, path: str) -> bool:
+        """The place has the name."""
+        return True
+
     def before(self, changing: Iterable[str]) -> None:
         """A plain tree keeps no books."""
 
     def after(self, files: Iterable[RemoteFile]) -> None:
+        """A plain tree keeps no books."""
+
+    def finish(self) -> None:
         """A plain tree keeps no books."""
 
 
@@ -95,6 +115,7 @@ class SingleFile:
     shown: Path
     name: str
     owned: bool = False
+    mutable: bool = False
     reserved: Collection[str] = ()
 
     @classmethod
@@ -110,10 +131,17 @@ class SingleFile:
     def final(self, path: str) -> Path:
         return self.root / self.name
 
+    def is_named(self, path: str) -> bool:
+        """The place has the name."""
+        return True
+
     def before(self, changing: Iterable[str]) -> None:
         """A single file keeps no books."""
 
     def after(self, files: Iterable[RemoteFile]) -> None:
+        """A single file keeps no books."""
+
+    def finish(self) -> None:
         """A single file keeps no books."""
 
 
@@ -128,6 +156,7 @@ class ModelScopeCache:
     root: Path
     shown: Path
     owned: bool = True
+    mutable: bool = True
     reserved: Collection[str] = ()
 
     @classmethod
@@ -144,10 +173,17 @@ class ModelScopeCache:
     def final(self, path: str) -> Path:
         return self.root / path
 
+    def is_named(self, path: str) -> bool:
+        """The place has the name."""
+        return True
+
     def before(self, changing: Iterable[str]) -> None:
         """This layout keeps no books."""
 
     def after(self, files: Iterable[RemoteFile]) -> None:
+        """This layout keeps no books."""
+
+    def finish(self) -> None:
         """This layout keeps no books."""
 
 
@@ -165,6 +201,7 @@ class LegacyCache:
     root: Path
     shown: Path
     owned: bool = True
+    mutable: bool = True
     # A repository file of that name would be unpickled by the old client.
     reserved: Collection[str] = (".msc", ".mdl", ".mv")
 
@@ -174,6 +211,10 @@ class LegacyCache:
 
     def final(self, path: str) -> Path:
         return self.root / path
+
+    def is_named(self, path: str) -> bool:
+        """The place has the name."""
+        return True
 
     def before(self, changing: Iterable[str]) -> None:
         """Strike files from the book before they change or come, so that it is never wrong."""
@@ -191,6 +232,9 @@ class LegacyCache:
         rows += [{"Path": path, "Revision": revision} for path, revision in known.items()]
         if sorted(map(str, rows)) != sorted(map(str, before)):
             self._write(rows)
+
+    def finish(self) -> None:
+        """The book is right already."""
 
     def _read(self) -> list[dict[str, str]]:
         try:

@@ -381,6 +381,20 @@ def folds_names(folder: Path) -> bool:
     return False
 
 
+def takes_links(folder: Path) -> bool:
+    """Whether symbolic links can be made in a folder; asked of itself, by a probe.
+
+    Where nothing may be written the answer is yes: nobody will try.
+    """
+    probe = folder / f".modelhaul-probe-{os.getpid()}-{time.monotonic_ns():x}"
+    try:
+        os.symlink("nowhere", probe)
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EROFS)
+    remove_quietly(probe)
+    return True
+
+
 def resolved(path: Path) -> tuple[Path, Path]:
     """A path of the user's as they would write it, absolute; and with its links resolved.
 

@@ -76,10 +76,8 @@ def is_missing(folder: Path) -> bool:
 def _verdict(file: RemoteFile, size: int, known: Known | None, *, trust: bool) -> bool | None:
     if file.size is not None and file.size != size:
         return False
-    if file.sha256 is not None:
-        if trust and known is not None and known.sha256 is not None:
-            return known.sha256 == file.sha256
-        return None
+    if file.content is not None:
+        return known.matches(file) if trust and known is not None else None
     # Nobody states a digest: only what we fetched ourselves, under the same validator, counts.
     return bool(
         trust
@@ -96,15 +94,15 @@ def _link_verdict(path: Path, file: RemoteFile) -> bool | None:
         status = path.stat()
     except OSError:
         return False
-    if not stat.S_ISREG(status.st_mode) or file.sha256 is None or status.st_size != file.size:
+    if not stat.S_ISREG(status.st_mode) or file.content is None or status.st_size != file.size:
         return False
     return None
 
 
 def prove(
     path: Path, file: RemoteFile, index: ProvenIndex, *, check: Callable[[int], None] | None = None
-) -> bool:
-    """Hash what is at `path`; True if it is the wanted content. Either way it is remembered.
+) -> Known | None:
+    """Hash what is at `path`, and remember what it is, wanted or not.
 
     What is wrong is remembered too: the disk may have changed it without a trace in its times, and
     an earlier proof would be believed for ever.
@@ -115,6 +113,9 @@ def prove(
         index: memory of proven files.
         check: called with each number of bytes read; may raise to stop.
 
+    Returns:
+        What is known of it now; None if it is not the wanted content.
+
     Raises:
         StorageError: it cannot be read, or changed while it was.
     """
@@ -124,13 +125,15 @@ def prove(
     # before the first byte is read. Where ticks are seconds, the result is not remembered.
     wait_for_grain(began)
     settled = time.time_ns() - began.ctime_ns >= grain_ns(began)
-    digest, stamp = hash_file(path, check=check, sync=True)
-    same = digest == file.sha256
-    if settled and stamp == began and not path.is_symlink():
-        known = index.lookup(path, stamp)
-        ours = known is not None and known.ours
-        index.remember([Entry(path, stamp, Known(digest, None, ours=ours))])
-    return same
+    digests, stamp = hash_file(path, file, check=check, sync=True)
+    right = digests.matches(file) is True
+    if path.is_symlink():
+        return Known.of(digests, ours=False) if right else None
+    before = index.lookup(path, stamp)
+    known = Known.of(digests, ours=before is not None and before.ours)
+    if settled and stamp == began:
+        index.remember([Entry(path, stamp, known)])
+    return known if right else None
 
 
 def room(folder: Path) -> int:

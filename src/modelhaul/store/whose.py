@@ -1,6 +1,7 @@
 """Which repository a folder says it holds: one of a cache by its path, or an old one by its book.
 
-A plain `--local-dir` says nothing: it holds the repository's files and nothing else. Blocks.
+A `--local-dir` says nothing: in a plain one are the repository's files and nothing else, and the
+books that Hugging Face's tools keep in theirs name the commit, but not the repository. Blocks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from modelhaul.store.layout import find_cache
 from modelhaul.store.pickles import load_restricted
 
 _KINDS: dict[str, Kind] = {"models": "model", "datasets": "dataset"}
+_HF_KINDS: dict[str, Kind] = {**_KINDS, "spaces": "space"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ def holding(folder: Path, revision: str | None) -> Holding | None:
         revision: instead of the one that the folder names.
     """
     root = osfile.resolved(folder)[1]
+    if (held := _in_huggingface_cache(root, revision)) is not None:
+        return held
     named = _by_path(root) or _by_book(root)
     if named is None:
         return None
@@ -53,6 +57,25 @@ def holding(folder: Path, revision: str | None) -> Holding | None:
         if find_cache(cache, ref).root == root:
             return Holding(ref, cache)
     return Holding(ref, None)
+
+
+def _in_huggingface_cache(root: Path, revision: str | None) -> Holding | None:
+    """By `models--owner--name/snapshots/<commit>`; old repositories have no owner."""
+    if root.parent.name != "snapshots" or len(root.parts) < 4:
+        return None
+    kind, *names = root.parent.parent.name.split("--")
+    if kind not in _HF_KINDS or len(names) not in (1, 2):
+        return None
+    try:
+        ref = parse_ref(
+            "/".join(names),
+            hub="huggingface",
+            kind=_HF_KINDS[kind],
+            revision=revision or root.name,
+        )
+    except UsageError:
+        return None
+    return Holding(ref, root.parent.parent.parent)
 
 
 def _by_path(root: Path) -> tuple[Kind, str, str | None] | None:

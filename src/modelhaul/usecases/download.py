@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelhaul.core.origin import origin_of
+from modelhaul.core.origin import Origin, origin_of
 from modelhaul.core.repo import RemoteFile, RepoRef, Snapshot, Source
 from modelhaul.core.select import select
 from modelhaul.events import Resolved, Waiting
 from modelhaul.hubs.base import Hub
+from modelhaul.hubs.huggingface import HuggingFaceHub
 from modelhaul.hubs.modelscope import ModelScopeHub
 from modelhaul.net.api import Api, Patience
 from modelhaul.report import Report
-from modelhaul.settings import Settings, normal_endpoint
-from modelhaul.store.credentials import read_saved_token
+from modelhaul.settings import DEFAULT_HF_ENDPOINT, Settings, normal_endpoint
+from modelhaul.store.credentials import is_private, read_saved_token, read_token_file
 from modelhaul.store.layout import Layout, LocalFolder, find_cache, strangers
+from modelhaul.store.layout_huggingface import HuggingFaceCache, HuggingFaceFolder
 from modelhaul.usecases.probe import pin
 from modelhaul.usecases.run import Emitter, Job, Prepared, Resources, execute, prepare
 
@@ -82,7 +84,7 @@ async def resolve(resources: Resources, wish: Wish, emit: Emitter) -> Job:
             size=sum(file.size or 0 for file in files),
         )
     )
-    layout = await resources.threads.write(_layout, settings, wish)
+    layout = await resources.threads.write(_layout, settings, wish, snapshot)
     await _report_strangers(resources, wish, snapshot, layout, emit)
 
     def sources(file: RemoteFile) -> tuple[Source, ...]:
@@ -119,24 +121,50 @@ def _patience(emit: Emitter) -> Patience:
 
 
 async def _hub(resources: Resources, wish: Wish, patience: Patience, emit: Emitter) -> Hub:
-    settings = resources.settings
-    endpoint = settings.endpoint if wish.endpoint is None else normal_endpoint(wish.endpoint)
+    settings, of_hf = resources.settings, wish.ref.hub == "huggingface"
+    usual = settings.hf_endpoint if of_hf else settings.endpoint
+    endpoint = usual if wish.endpoint is None else normal_endpoint(wish.endpoint)
+    token = await _token(settings, wish, origin_of(endpoint), emit)
     api = Api(resources.transport, patience)
-    return ModelScopeHub(endpoint, await _token(settings, wish, endpoint, emit), api)
+    return HuggingFaceHub(endpoint, token, api) if of_hf else ModelScopeHub(endpoint, token, api)
 
 
-async def _token(settings: Settings, wish: Wish, endpoint: str, emit: Emitter) -> str | None:
-    """Argument, else environment (both in the settings), else the saved login, else none."""
-    stated = settings.token if wish.token is None else wish.token
+async def _token(settings: Settings, wish: Wish, origin: Origin, emit: Emitter) -> str | None:
+    """Argument, else that hub's environment (in the settings), else its saved login, else none."""
+    of_hf = wish.ref.hub == "huggingface"
+    stated = settings.hf_token if of_hf else settings.token
+    if wish.token is not None:
+        stated = wish.token
     if stated is not None:
         return stated.strip() or None
-    saved, note = await read_saved_token(settings.home, origin_of(endpoint), time.time())
+    if of_hf:
+        saved, note = await _saved_hf_token(settings, origin)
+    else:
+        saved, note = await read_saved_token(settings.home, origin, time.time())
     if note is not None:
         emit.note(note)
     return saved
 
 
-def _layout(settings: Settings, wish: Wish) -> Layout:
+async def _saved_hf_token(settings: Settings, origin: Origin) -> tuple[str | None, str | None]:
+    """The token that `hf auth login` saved, and a note if it is unreadable.
+
+    The file does not say for which site. It is for the Hub, and for the site that the user has set
+    in its place, as its own tools take it; not for one that is named for a single download.
+    """
+    meant = (origin_of(DEFAULT_HF_ENDPOINT), origin_of(settings.hf_endpoint))
+    if origin not in meant or not is_private(origin):
+        return None, None
+    return await read_token_file(settings.hf_token_path)
+
+
+def _layout(settings: Settings, wish: Wish, snapshot: Snapshot) -> Layout:
+    """The layout follows the hub, so that its own tools find what was brought."""
+    if wish.ref.hub == "huggingface":
+        if wish.local_dir is not None:
+            return HuggingFaceFolder.at(wish.local_dir, snapshot)
+        cache = wish.cache_dir or settings.hf_cache_dir
+        return HuggingFaceCache.at(cache, snapshot, links=settings.hf_links)
     if wish.local_dir is not None:
         return LocalFolder.at(wish.local_dir)
     return find_cache(wish.cache_dir or settings.cache_dir, wish.ref)
@@ -146,7 +174,7 @@ async def _report_strangers(
     resources: Resources, wish: Wish, snapshot: Snapshot, layout: Layout, emit: Emitter
 ) -> None:
     """Name files of a cached snapshot that the hub does not list any more. They stay."""
-    if not layout.owned:
+    if not layout.mutable:
         return
     listed = {file.path for file in snapshot.files}
     gone = await resources.threads.write(strangers, layout, listed)

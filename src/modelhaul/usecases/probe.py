@@ -125,7 +125,7 @@ async def pin(
 
 
 def _doubtful(file: RemoteFile) -> bool:
-    return file.sha256 is None and file.validator is None and file.size != 0
+    return file.content is None and file.validator is None and file.size != 0
 
 
 def _tried_again(error: HaulError) -> bool:

@@ -160,6 +160,7 @@ class Prepared:
 
     Attributes:
         sights: what was seen at the final names; of unsafe names nothing.
+        shared: files that stand in the place of another file of the run, and the path of that.
         memory: tells if the memory of proven files fails this run.
         unreadable: files of which that was all that could be told, each with the reason.
     """
@@ -167,8 +168,14 @@ class Prepared:
     job: Job
     plan: Plan
     sights: Mapping[str, Sight]
+    shared: Mapping[str, str]
     memory: _Memory
     unreadable: Mapping[str, str] = field(default_factory=dict)
+
+    def holder_of(self, shared: FilePlan) -> FilePlan:
+        """The plan of the file in whose place a shared one stands."""
+        path = self.shared[shared.file.path]
+        return next(plan for plan in self.plan if plan.file.path == path)
 
 
 async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
@@ -199,12 +206,14 @@ async def compare(
     unreadable: dict[str, str] = {}
     memory = _Memory(resources.index)
     unsafe = await _unsafe(resources, job)
-    wanted = [file for file in job.files if file.path not in unsafe]
+    safe = [file for file in job.files if file.path not in unsafe]
+    shared = _shared(job.layout, safe)
+    wanted = [file for file in safe if file.path not in shared]
     sights, too_long = await _look(resources, job, wanted)
     if too_long:
         unsafe |= too_long
         wanted = [file for file in wanted if file.path not in too_long]
-    same = await _prove(resources, job, wanted, sights, emit, unreadable if patient else None)
+    sights |= await _prove(resources, job, wanted, sights, emit, unreadable if patient else None)
     recorded = await resources.threads.write(_recorded, job.layout, wanted)
     plans: list[FilePlan] = []
     for file in job.files:
@@ -212,18 +221,21 @@ async def compare(
             reason = unsafe[file.path]
             plans.append(FilePlan(file=file, action=Action.REFUSE, reason=reason, unsafe=True))
             continue
+        if file.path in shared:
+            plans.append(FilePlan(file=file, action=Action.SHARE))
+            continue
         sight, parts = sights[file.path], recorded.get(file.path, 0)
         seen = ABSENT
         if parts or sight.found is not Found.NOTHING:
             seen = Presence(
                 found=sight.found,
-                same=file.path in same,
+                same=sight.verdict is True,
                 ours=sight.known is not None and sight.known.ours,
                 recorded=parts,
             )
         plans.append(decide(file, seen, owned=job.layout.owned, force=job.force))
     memory.tell(emit)
-    return Prepared(job, Plan(tuple(share(plans))), sights, memory, unreadable)
+    return Prepared(job, Plan(tuple(share(plans))), sights, shared, memory, unreadable)
 
 
 async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
@@ -242,6 +254,7 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
             connections=report.connections,
             seconds=report.seconds,
             verified=report.verified,
+            by_git_name=sum(file.named_by_git for file in prepared.job.files),
         )
     )
     return report
@@ -262,7 +275,7 @@ async def bring(resources: Resources, prepared: Prepared, emit: Emitter) -> Repo
     await _check_room(resources, prepared)
     state, locks = await resources.threads.write(_state_of, layout)
     orders = _orders(prepared, state)
-    burst = layout.owned and prepared.plan.replaces
+    burst = layout.mutable and prepared.plan.replaces
     update = _Update(job, Marker.of(state, layout.root), [order.file.path for order in orders])
     await resources.threads.write(update.look, emit)
 
@@ -288,19 +301,26 @@ async def bring(resources: Resources, prepared: Prepared, emit: Emitter) -> Repo
         if plan.unsafe:
             error = _unsafe_name(plan)
             results[plan.file.path] = _failed(plan.file.path, error)
-            emit(FileFailed(path=plan.file.path, message=error.message, hint=error.hint))
+            emit(_failed_event(plan.file.path, error))
         elif plan.action is Action.KEEP:
             results[plan.file.path] = kept = _kept(prepared, plan)
             engine.meter.keep(kept.size)
             emit(done_event(kept))
+        elif plan.action is Action.SHARE:
+            engine.meter.keep(plan.file.size or 0)
     if orders:
         changing = [order.file.path for order in orders]
         await resources.threads.write(layout.before, changing)
     results |= {result.path: result for result in await engine.run(orders)}
+    for path, first in prepared.shared.items():
+        results[path] = result = _of_the_same(results[first], path)
+        emit(done_event(result) if result.error is None else _failed_event(path, result.error))
     in_place = [file for file in job.files if results[file.path].error is None]
     if orders or in_place:
         await resources.threads.write(layout.after, in_place)
     complete = len(in_place) == len(job.files)
+    if complete:
+        await resources.threads.write(layout.finish)
     await resources.threads.write(update.settle, in_place, emit)
     await resources.threads.write(_tidy, state, locks, emit)
     prepared.memory.tell(emit)
@@ -385,6 +405,10 @@ def _options(settings: Settings, *, burst: bool) -> Options:
     )
 
 
+def _failed_event(path: str, error: HaulError) -> FileFailed:
+    return FileFailed(path=path, message=error.message, hint=error.hint)
+
+
 # -- looking -----------------------------------------------------------------------------------
 
 
@@ -404,6 +428,17 @@ async def _unsafe(resources: Resources, job: Job) -> dict[str, str]:
     if clashes and not await resources.threads.write(_folds_names, job.layout):
         clashes = names.collisions(paths, fold=False)
     return refused | clashes
+
+
+def _shared(layout: Layout, files: Iterable[RemoteFile]) -> dict[str, str]:
+    """Files that stand in the place of another one before them, and the path of that."""
+    first: dict[Path, str] = {}
+    shared = {}
+    for file in files:
+        holder = first.setdefault(layout.final(file.path), file.path)
+        if holder != file.path:
+            shared[file.path] = holder
+    return shared
 
 
 def _folds_names(layout: Layout) -> bool:
@@ -427,15 +462,15 @@ async def _look(
     # By folder, since a new target has none of them and a listing may be long. Only that a folder
     # is missing is remembered, not what one holds: the file system may find a name by another
     # spelling than the one that it lists.
-    missing: dict[str, bool] = {}
+    missing: dict[Path, bool] = {}
 
     def look(some: Sequence[RemoteFile]) -> None:
         for file in some:
-            folder = file.path.rpartition("/")[0]
+            final = job.layout.final(file.path)
+            folder = final.parent
             if missing.get(folder):
                 sights[file.path] = presence.NOTHING
                 continue
-            final = job.layout.final(file.path)
             try:
                 sight = presence.look(final, file, resources.index, trust=not job.force)
             except UnsafeName:
@@ -444,7 +479,7 @@ async def _look(
                 too_long[file.path] = "the name is too long for this file system"
                 continue
             if sight.found is Found.NOTHING and folder not in missing:
-                missing[folder] = presence.is_missing(final.parent)
+                missing[folder] = presence.is_missing(folder)
             if sight.verdict is False and not job.force and _was_published(job, file, sight):
                 sight = replace(sight, verdict=True)
             sights[file.path] = sight
@@ -461,15 +496,15 @@ async def _prove(
     sights: Mapping[str, Sight],
     emit: Emitter,
     unreadable: dict[str, str] | None,
-) -> set[str]:
-    """Paths that hold the wanted content; what only hashing can tell is hashed.
+) -> dict[str, Sight]:
+    """Hash what only hashing can tell; what was seen of those that hold the wanted content.
 
     What cannot be read goes into `unreadable` with the reason; without that it raises.
     """
-    same = {file.path for file in files if sights[file.path].verdict is True}
+    proven: dict[str, Sight] = {}
     doubtful = [file for file in files if sights[file.path].verdict is None]
     if not doubtful:
-        return same
+        return proven
     total = sum(file.size or 0 for file in doubtful)
     emit(Checking(files=len(doubtful), size=total))
     hashed = 0
@@ -483,12 +518,14 @@ async def _prove(
         final = job.layout.final(file.path)
         call = partial(presence.prove, final, file, resources.index, check=check)
         try:
-            if await resources.threads.hash(call):
-                same.add(file.path)
+            known = await resources.threads.hash(call)
         except StorageError as error:
             if unreadable is None:
                 raise
             unreadable[file.path] = error.message
+            return
+        if known is not None:
+            proven[file.path] = replace(sights[file.path], known=known, verdict=True)
 
     async def show() -> None:
         while True:
@@ -511,7 +548,7 @@ async def _prove(
             beat.cancel_scope.cancel()
     except BaseExceptionGroup as failed:
         raise single_error(failed) from failed
-    return same
+    return proven
 
 
 def _was_published(job: Job, file: RemoteFile, sight: Sight) -> bool:
@@ -519,7 +556,7 @@ def _was_published(job: Job, file: RemoteFile, sight: Sight) -> bool:
 
     Only asked where no digest can tell: the journal that was left behind does.
     """
-    if file.sha256 is not None or file.identity is None or file.size is None:
+    if file.content is not None or file.identity is None or file.size is None:
         return False
     if sight.stamp is None or sight.stamp.size != file.size:
         return False
@@ -548,7 +585,7 @@ async def _is_there(resources: Resources, order: Order) -> bool:
         sight = presence.look(order.placement.final, order.file, resources.index, trust=True)
         if sight.verdict is not None:
             return sight.verdict
-        return presence.prove(order.placement.final, order.file, resources.index)
+        return presence.prove(order.placement.final, order.file, resources.index) is not None
 
     return await resources.threads.hash(call)
 
@@ -614,16 +651,16 @@ def _state_of(layout: Layout) -> tuple[Path, bool]:
 def _orders(prepared: Prepared, state: Path) -> list[Order]:
     job, layout = prepared.job, prepared.job.layout
     kept = {
-        plan.file.sha256: layout.final(plan.file.path)
+        plan.file.content: layout.final(plan.file.path)
         for plan in prepared.plan
-        if plan.action is Action.KEEP and plan.file.sha256 is not None
+        if plan.action is Action.KEEP and plan.file.content is not None
     }
     twins: dict[str | None, tuple[Source, ...]] = {}
     for plan in prepared.plan:
-        if plan.action is Action.COPY:
+        if plan.action in (Action.COPY, Action.SHARE):
             # Where the copy could be had is one more place for the file that it is a copy of.
             more = tuple(replace(source, fallback=True) for source in job.sources(plan.file))
-            twins[plan.file.sha256] = twins.get(plan.file.sha256, ()) + more
+            twins[plan.file.content] = twins.get(plan.file.content, ()) + more
     orders = []
     for plan in prepared.plan:
         if plan.action not in (Action.FETCH, Action.COPY):
@@ -637,14 +674,14 @@ def _orders(prepared: Prepared, state: Path) -> list[Order]:
             replaces=prepared.sights[plan.file.path].stamp,
         )
         fetch = plan.action is Action.FETCH
-        digest = plan.file.sha256
+        content = plan.file.content
         orders.append(
             Order(
                 plan=plan,
                 placement=placement,
-                sources=job.sources(plan.file) + twins.get(digest, ()) if fetch else (),
+                sources=job.sources(plan.file) + twins.get(content, ()) if fetch else (),
                 label=f"{job.name}: {plan.file.path}" if plan.file.path != job.name else job.name,
-                copy_from=None if fetch or digest is None else kept.get(digest),
+                copy_from=None if fetch or content is None else kept.get(content),
             )
         )
     return orders
@@ -662,8 +699,24 @@ def _kept(prepared: Prepared, plan: FilePlan) -> FileResult:
         how="kept",
         size=size,
         sha256=file.sha256 or (known.sha256 if known else None),
-        verified=file.sha256 is not None,
+        verified=file.content is not None,
         reused=size,
+    )
+
+
+def _of_the_same(first: FileResult, path: str) -> FileResult:
+    """The result of a file that stands in the place of another one."""
+    if first.error is not None:
+        return _failed(path, HaulError(f"{path}: it has the content of {first.path}, which failed"))
+    return replace(
+        first,
+        path=path,
+        how="kept" if first.how == "kept" else "copied",
+        fetched=0,
+        hedged=0,
+        reused=first.size,
+        proof_seconds=None,
+        sources=(),
     )
 
 

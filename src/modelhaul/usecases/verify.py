@@ -8,7 +8,7 @@ the old ones, which stay until the new ones are proven.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from modelhaul.core.units import size_text
 from modelhaul.errors import UsageError
 from modelhaul.events import FileChecked, Verified
 from modelhaul.report import FileCheck, FileResult, Finding, Incomplete, VerifyReport
-from modelhaul.store.layout import LocalFolder
+from modelhaul.store.layout import Layout, LocalFolder
 from modelhaul.store.whose import holding
 from modelhaul.usecases.download import Wish, resolve
 from modelhaul.usecases.run import Emitter, Prepared, Resources, bring, compare, tell_plan
@@ -58,7 +58,9 @@ async def verify(
     # By force: no memory counts, and a repair may replace what stands there.
     job = await resolve(resources, replace(wish, force=True), emit)
     seen = await compare(resources, job, emit, patient=True)
-    checks = [_check(seen, plan) for plan in seen.plan]
+    safe = [plan.file.path for plan in seen.plan if not plan.unsafe]
+    unnamed = await resources.threads.write(_unnamed, job.layout, safe)
+    checks = [_check(seen, plan, unnamed) for plan in seen.plan]
     for check in checks:
         emit(FileChecked(path=check.path, finding=check.finding, reason=check.reason))
     fetched, repair_error = 0, None
@@ -82,7 +84,7 @@ async def verify(
         repair_error=repair_error,
         notes=tuple(emit.notes),
     )
-    emit(_verified(report))
+    emit(_verified(report, by_git_name=sum(file.named_by_git for file in job.files)))
     return report
 
 
@@ -113,8 +115,13 @@ def _wish_for(wish: FolderWish) -> Wish:
     )
 
 
-def _check(seen: Prepared, plan: FilePlan) -> FileCheck:
-    finding, reason = _finding(seen, plan)
+def _unnamed(layout: Layout, paths: Iterable[str]) -> set[str]:
+    """Files that tools would not find, whatever stands in their places. Blocks."""
+    return {path for path in paths if not layout.is_named(path)}
+
+
+def _check(seen: Prepared, plan: FilePlan, unnamed: Collection[str]) -> FileCheck:
+    finding, reason = _finding(seen, plan, unnamed)
     file = plan.file
     # An unsafe name has no place here, and nobody may ask the file system about it.
     final = "" if plan.unsafe else str(seen.job.layout.final(file.path))
@@ -124,16 +131,24 @@ def _check(seen: Prepared, plan: FilePlan) -> FileCheck:
         finding=finding,
         size=file.size,
         sha256=file.sha256,
+        git_sha1=file.git_sha1,
         reason=reason,
     )
 
 
-def _finding(seen: Prepared, plan: FilePlan) -> tuple[Finding, str]:
+def _finding(seen: Prepared, plan: FilePlan, unnamed: Collection[str]) -> tuple[Finding, str]:
     file = plan.file
     if plan.unsafe:
         return "missing", f"its name must not be written: {plan.reason}"
-    sight = seen.sights[file.path]
+    if file.path not in seen.sights:
+        # It stands in the place of another one, and has its content.
+        plan = seen.holder_of(plan)
+        if plan.unsafe:
+            return "missing", f"it has the content of {plan.file.path}, which must not be written"
+    sight = seen.sights[plan.file.path]
     if plan.action is Action.KEEP:
+        if file.path in unnamed:
+            return "missing", "its bytes are here, but its name does not lead to them"
         return "right", ""
     if sight.found is Found.NOTHING:
         begun = plan.action is Action.FETCH and plan.reuse
@@ -143,16 +158,16 @@ def _finding(seen: Prepared, plan: FilePlan) -> tuple[Finding, str]:
         )
     if sight.found in (Found.FOLDER, Found.OTHER):
         return "wrong", f"{sight.found.value} stands there"
-    if file.path in seen.unreadable:
-        return "wrong", seen.unreadable[file.path]
+    if plan.file.path in seen.unreadable:
+        return "wrong", seen.unreadable[plan.file.path]
     if sight.found is Found.LINK:
         return "wrong", "a symbolic link to something else stands there"
     size = None if sight.stamp is None else sight.stamp.size
     if size is not None and file.size is not None and size != file.size:
         return "wrong", f"it has {_bytes(size)}, and should have {_bytes(file.size)}"
-    if file.sha256 is None:
-        return "unproven", "the hub states no SHA-256"
-    return "wrong", "its SHA-256 is another"
+    if file.content is None:
+        return "unproven", "the hub states no digest"
+    return "wrong", "its git name is another" if file.named_by_git else "its SHA-256 is another"
 
 
 def _bytes(size: int) -> str:
@@ -180,7 +195,7 @@ def _mended(check: FileCheck, result: FileResult) -> FileCheck:
     return replace(check, finding="repaired")
 
 
-def _verified(report: VerifyReport) -> Verified:
+def _verified(report: VerifyReport, *, by_git_name: int) -> Verified:
     return Verified(
         path=report.path,
         files=len(report.files),
@@ -191,4 +206,5 @@ def _verified(report: VerifyReport) -> Verified:
         repaired=len(report.found("repaired")),
         fetched=report.fetched,
         seconds=report.seconds,
+        by_git_name=by_git_name,
     )
