@@ -11,7 +11,9 @@ DEMO_MIB ?= 1024
 # Versions of huggingface_hub that judge what is written and served; an environment each, made once.
 HF := 0.35 1.11 2.4
 
-.PHONY: help demo memory test test-quick test-all bench lint types check lock clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo memory test test-quick test-all torture mutations reliability fuzz bench lint types check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,7 +27,7 @@ $(VENV)/installed: requirements/dev.txt pyproject.toml
 	touch $@
 
 demo: $(VENV)/installed ## download a 1 GiB model from a local hub, kill it half-way, resume, prove it
-	$(BIN)/python tools/demo.py --mib $(DEMO_MIB)
+	$(BIN)/python -m tools.demo --mib $(DEMO_MIB)
 
 memory: $(VENV)/installed ## peak memory of a download of 4 GiB over 32 connections
 	$(BIN)/python -m benchmarks.memory
@@ -43,6 +45,27 @@ test-quick: $(VENV)/installed ## without processes of their own, and with fewer 
 
 test-all: ## run the test suite on every supported Python that is installed
 	@./tools/each-python test test
+
+# An environment of its own: atheris brings a fuzzing engine, and not for every Python and system.
+$(VENV)-fuzz/installed: requirements/fuzz.txt
+	$(PYTHON) -m venv --clear $(VENV)-fuzz
+	$(VENV)-fuzz/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/fuzz.txt -e .
+	touch $@
+
+fuzz: $(VENV)-fuzz/installed ## fuzz every parser for a minute each (FUZZ=index for one, FUZZ_SECONDS=600)
+	for target in $(or $(FUZZ),`$(VENV)-fuzz/bin/python -m tests.fuzz --list`); do \
+	  $(VENV)-fuzz/bin/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -timeout=15 || exit 1; \
+	done
+
+torture: $(VENV)/installed ## what takes minutes or root, and the mutations; the power cuts need root
+	TORTURE=1 $(PYTEST) -m torture
+	$(BIN)/python tools/mutations.py
+
+mutations: $(VENV)/installed ## remove checks from the engine one by one: does a fault test notice?
+	$(BIN)/python tools/mutations.py
+
+reliability: $(VENV)/installed ## write the table of docs/reliability.md from the marks of the tests
+	$(BIN)/python tools/reliability.py
 
 # A peer that cannot be installed is no reason to stop: its rows are skipped, with the reason.
 $(VENV)-peers/installed: requirements/peers.txt

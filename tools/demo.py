@@ -5,16 +5,12 @@ files to signed URLs and slows every connection down, so that there is something
 it with the real command, kills that with SIGKILL about half-way, runs it again, opens the result
 with the safetensors library, and prints what the server counted.
 
-What may be sent twice: 1 MiB per open connection (less than that is in no journal), what came in
-the last second (a barrier is due every second), and what the server had sent but the download had
-never got to see, since it lay in kernels. The server counts what it hands over, so both ends of a
-connection have such bytes, and its process the piece that it was handing over.
+What may be sent twice, and why: `tests/support/sent_twice.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
@@ -24,23 +20,28 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from modelhaul.server.body import read_log
+from tests.support.sent_twice import (
+    MIB,
+    Entry,
+    Kill,
+    allowance,
+    before_kill,
+    cut_short,
+    sent,
+)
+
 HERE = Path(__file__).resolve().parent.parent
 REPO = "demo/llama-like"
 SHARDS = 4
 # Slow enough that a second of traffic is a quarter of the model: else the bound says nothing.
 RATE_PER_CONNECTION = 4_000_000  # bytes/s
-MIB = 1 << 20
-#: What the server has counted as sent and not yet given to its kernel, per connection: the piece
-#: under way and aiohttp's buffer (`modelhaul.server.body`).
-HELD_BY_SERVER = (256 + 64) << 10
-LISTENING = "0A"  # state in /proc/net/tcp
 COMMAND = [sys.executable, "-m", "modelhaul"]
 
 
@@ -130,32 +131,24 @@ def show(
     say(f"$ modelhaul download {REPO} --local-dir out")
     kill = kill_half_way(download, out, work, size, server)
     time.sleep(1.0)  # the server notices dead connections when it writes the next time
-    before = entries(log)
-    cut = [entry for entry in before if entry["sent"] < entry["stop"] - entry["start"]]
-    say(f"killed with SIGKILL; {len(cut)} connections were open")
+    before = read_log(log)
+    say(f"killed with SIGKILL; {cut_short(before)} connections were open")
     subprocess.run([*COMMAND, "parts", str(out)], env=environment(work), check=True)
 
     say("the same command again")
     done = resume(download, work)
-    after = entries(log)[len(before) :]
+    after = read_log(log)[len(before) :]
     check_bytes(out, work / "hub" / REPO)
     check_tensors(out, tensors)
 
-    sent = sum(entry["sent"] for entry in before) + sum(entry["sent"] for entry in after)
-    again = sent - size
-    bound = {
-        f"1 MiB x {len(cut)} connections": len(cut) * MIB,
-        "what was sent in the last second": sent_within(before, kill.time - 1.0, kill.time),
-        "receive queues of the download": kill.received,
-        "send queues of the server": kill.unsent,
-        "inside the server's process": len(cut) * HELD_BY_SERVER,
-    }
+    again = sent(before) + sent(after) - size
+    bound = allowance(before, kill)
     allowed = sum(bound.values())
     proof = max(event["proof_seconds"] or 0.0 for event in done)
     print()
     print(f"  bytes of the model                {size:>14,}")
-    print(f"  bytes sent before the kill        {sum(e['sent'] for e in before):>14,}")
-    print(f"  bytes sent after it               {sum(e['sent'] for e in after):>14,}")
+    print(f"  bytes sent before the kill        {sent(before):>14,}")
+    print(f"  bytes sent after it               {sent(after):>14,}")
     print(f"  bytes sent twice                  {again:>14,}")
     print(f"  allowed                           {allowed:>14,}")
     for what, amount in bound.items():
@@ -173,15 +166,6 @@ def show(
     return 0
 
 
-@dataclass(frozen=True)
-class Kill:
-    """When the download was killed, and the bytes that lay in kernels just before."""
-
-    time: float
-    received: int
-    unsent: int
-
-
 def kill_half_way(command: list[str], out: Path, work: Path, size: int, server: int) -> Kill:
     """Run the download and kill it when half of it is on disk."""
     process = subprocess.Popen(command, env=environment(work), stdout=subprocess.DEVNULL)
@@ -191,50 +175,12 @@ def kill_half_way(command: list[str], out: Path, work: Path, size: int, server: 
         time.sleep(0.02)
     else:
         raise SystemExit("the download ended before it could be killed")
-    received, _ = queues(process.pid)
-    _, unsent = queues(server)
-    kill = Kill(time.time(), received, unsent)
+    kill = before_kill(process.pid, server)
     process.kill()
     process.wait()
     # Who is killed cannot show the cursor again, nor end the line.
     print("\x1b[?25h" if sys.stderr.isatty() else "", file=sys.stderr)
     return kill
-
-
-def queues(process: int) -> tuple[int, int]:
-    """Bytes in the receive and in the send queues of a process's TCP connections.
-
-    From /proc, since not every machine has `ss`; on systems without it nothing is allowed for them,
-    which makes the check stricter.
-    """
-    inodes = set()
-    with contextlib.suppress(OSError):
-        for link in Path(f"/proc/{process}/fd").iterdir():
-            with contextlib.suppress(OSError):  # closed meanwhile
-                inodes.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
-    received = unsent = 0
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[9] in inodes and fields[3] != LISTENING:
-                    sending, _, receiving = fields[4].partition(":")
-                    received += int(receiving, 16)
-                    unsent += int(sending, 16)
-    return received, unsent
-
-
-def sent_within(found: list[dict[str, float]], start: float, stop: float) -> int:
-    """Bytes that the server sent between two moments, each answer taken as even."""
-    total = 0.0
-    for entry in found:
-        began = entry["time"] - entry["seconds"]
-        # An answer that was cut sent nothing after the kill: its end is when that was noticed.
-        ended = min(entry["time"], stop)
-        if ended > began:
-            inside = max(0.0, ended - max(began, start))
-            total += entry["sent"] * inside / (ended - began)
-    return int(total)
 
 
 def on_disk(folder: Path) -> int:
@@ -290,11 +236,7 @@ def check_tensors(out: Path, tensors: dict[str, str]) -> None:
     say(f"{len(tensors)} tensors opened")
 
 
-def entries(log: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in log.read_text().splitlines()]
-
-
-def most_at_once(found: list[dict[str, float]]) -> int:
+def most_at_once(found: list[Entry]) -> int:
     """Most answers under way at one moment, by the server's log."""
     steps = [(entry["time"] - entry["seconds"], 1) for entry in found]
     steps += [(entry["time"], -1) for entry in found]

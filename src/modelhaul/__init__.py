@@ -13,7 +13,7 @@ from modelhaul.version import __version__
 
 if TYPE_CHECKING:
     from modelhaul import events
-    from modelhaul.client import Client, download, get
+    from modelhaul.client import Client, download, get, verify
     from modelhaul.core.plan import Action, FilePlan, Plan
     from modelhaul.errors import (
         AccessError,
@@ -37,16 +37,26 @@ if TYPE_CHECKING:
         UnsafeName,
         UsageError,
     )
-    from modelhaul.report import FileResult, Incomplete, Report
+    from modelhaul.report import (
+        FileCheck,
+        FileResult,
+        Incomplete,
+        Report,
+        VerifyFailed,
+        VerifyReport,
+    )
     from modelhaul.settings import Settings
 
 __all__ = [
     "download",
     "get",
+    "verify",
     "Client",
     "Settings",
     "Report",
     "FileResult",
+    "VerifyReport",
+    "FileCheck",
     "Plan",
     "FilePlan",
     "Action",
@@ -72,6 +82,7 @@ __all__ = [
     "Occupied",
     "UnsafeName",
     "Incomplete",
+    "VerifyFailed",
     "__version__",
 ]
 
@@ -79,6 +90,7 @@ _HOMES = {
     "Client": "modelhaul.client",
     "download": "modelhaul.client",
     "get": "modelhaul.client",
+    "verify": "modelhaul.client",
     "Action": "modelhaul.core.plan",
     "FilePlan": "modelhaul.core.plan",
     "Plan": "modelhaul.core.plan",
@@ -102,9 +114,12 @@ _HOMES = {
     "Unauthorized": "modelhaul.errors",
     "UnsafeName": "modelhaul.errors",
     "UsageError": "modelhaul.errors",
+    "FileCheck": "modelhaul.report",
     "FileResult": "modelhaul.report",
     "Incomplete": "modelhaul.report",
     "Report": "modelhaul.report",
+    "VerifyFailed": "modelhaul.report",
+    "VerifyReport": "modelhaul.report",
     "Settings": "modelhaul.settings",
 }
 

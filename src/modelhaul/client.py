@@ -21,13 +21,14 @@ import anyio
 
 from modelhaul.core.pace import Throttle
 from modelhaul.core.plan import Plan
-from modelhaul.core.repo import HubName, Kind, parse_ref
+from modelhaul.core.repo import HubName, Kind, is_repo, parse_ref
 from modelhaul.engine.buffers import BufferPool
 from modelhaul.engine.lanes import Lanes
 from modelhaul.engine.threads import Threads, WorkerThreads
+from modelhaul.errors import UsageError
 from modelhaul.events import Listener
 from modelhaul.net.transport import Transport
-from modelhaul.report import Report
+from modelhaul.report import Report, VerifyReport
 from modelhaul.settings import SettingChanges, Settings
 from modelhaul.store.index import ProvenIndex
 from modelhaul.usecases.download import Wish, plan_download
@@ -35,6 +36,8 @@ from modelhaul.usecases.download import download as _download
 from modelhaul.usecases.get import UrlWish
 from modelhaul.usecases.get import get as _get
 from modelhaul.usecases.run import Emitter, Resources
+from modelhaul.usecases.verify import FolderWish
+from modelhaul.usecases.verify import verify as _verify
 
 StrPath = str | os.PathLike[str]
 
@@ -182,6 +185,70 @@ class Client:
             token, force,
         )  # fmt: skip
         return (await plan_download(self._resources, wish, Emitter(on_event))).plan
+
+    async def verify(
+        self,
+        target: StrPath,
+        *,
+        hub: HubName | None = None,
+        kind: Kind = "model",
+        revision: str | None = None,
+        files: Iterable[str] = (),
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        local_dir: StrPath | None = None,
+        cache_dir: StrPath | None = None,
+        endpoint: str | None = None,
+        token: str | None = None,
+        repair: bool = False,
+        on_event: Listener | None = None,
+    ) -> VerifyReport:
+        """Read every file of a tree and compare it with the digest that the hub states.
+
+        Nothing that was proven earlier is believed, nothing is changed without `repair`. That a
+        file is wrong or missing is a finding, not an error: see `report.ok`, `report.error`.
+
+        Args:
+            target: `owner/name`: what `download()` of it wrote. A path (an `os.PathLike`, or a
+                text of another form): a folder of a cache, which says itself what it holds.
+            hub, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint, token: as
+                in `download()`. A folder names its own hub, kind and place.
+            repair: fetch what is wrong or missing. The old file stays until the new one is proven.
+            on_event: as in `download()`.
+
+        Returns:
+            A finding per file; an `os.PathLike` of the folder.
+
+        Raises:
+            UsageError: a bad name, or a folder that does not exist or does not say what it holds.
+            HaulError: as `download()`: the hub, and with `repair` whatever ends that.
+        """
+        if isinstance(target, str) and is_repo(target, hub):
+            wish: Wish | FolderWish = _wish(
+                target, hub, kind, revision, files, include, exclude, local_dir, cache_dir,
+                endpoint, token, False,
+            )  # fmt: skip
+        elif hub is not None:
+            raise UsageError(
+                f"{os.fspath(target)} is a folder: it says itself of which hub it is",
+                hint="a repository has the form owner/name",
+            )
+        elif local_dir is not None or cache_dir is not None:
+            raise UsageError(
+                f"{os.fspath(target)} is a folder: it needs no other place",
+                hint="a repository has the form owner/name",
+            )
+        else:
+            wish = FolderWish(
+                folder=Path(target),
+                revision=revision,
+                names=_strings(files),
+                include=_strings(include),
+                exclude=_strings(exclude),
+                endpoint=endpoint,
+                token=token,
+            )
+        return await _verify(self._resources, wish, Emitter(on_event), repair=repair)
 
     async def get(
         self,
@@ -335,6 +402,45 @@ async def download(
             endpoint=endpoint,
             token=token,
             force=force,
+            on_event=on_event,
+        )
+
+
+async def verify(
+    target: StrPath,
+    *,
+    hub: HubName | None = None,
+    kind: Kind = "model",
+    revision: str | None = None,
+    files: Iterable[str] = (),
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    local_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+    repair: bool = False,
+    on_event: Listener | None = None,
+) -> VerifyReport:
+    """`Client.verify()` by the default client of this event loop; see there.
+
+    report = await modelhaul.verify("Qwen/Qwen3-8B", local_dir="m")
+    print(report.ok, [file.path for file in report.found("wrong", "missing")])
+    """
+    async with _default() as client:
+        return await client.verify(
+            target,
+            hub=hub,
+            kind=kind,
+            revision=revision,
+            files=files,
+            include=include,
+            exclude=exclude,
+            local_dir=local_dir,
+            cache_dir=cache_dir,
+            endpoint=endpoint,
+            token=token,
+            repair=repair,
             on_event=on_event,
         )
 

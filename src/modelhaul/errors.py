@@ -120,6 +120,10 @@ class RangeIgnored(ProtocolError):
         self.validator = validator
 
 
+class OtherVersion(ProtocolError):
+    """An answer states another validator than the bytes that it would join."""
+
+
 class StatusError(ProtocolError):
     """An HTTP status that is not an answer to what was asked.
 

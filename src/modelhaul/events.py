@@ -75,6 +75,15 @@ class Checking:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileChecked:
+    """A file was compared with its hub. The fields are those of `FileCheck`."""
+
+    path: str
+    finding: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
     """The plan is made. Sizes in bytes; `fetch` + `reuse` + `copy` is the size of all files.
 
@@ -107,6 +116,7 @@ class FileDone:
     verified: bool
     fetched: int
     proof_seconds: float | None
+    disproven: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +179,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The run succeeded: `path` holds the result. Always the last event.
+    """The run succeeded: `path` holds the result. Always the last event of a download.
 
     `connections` is the most that were in use at one time; `by_git_name` files were proven by the
     SHA-1 that git names them by, because the hub states no SHA-256 of them.
@@ -185,9 +195,36 @@ class Finished:
     by_git_name: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """A check is over. Always the last event of it; `wrong` and `missing` are what is left so.
+
+    Attributes:
+        path: the folder that was checked.
+        files, size: files of the repository that were asked for, and their bytes.
+        wrong, missing, unproven, repaired: how many files of each finding of `FileCheck`.
+        fetched: payload bytes received over the network for repairs.
+        seconds: duration.
+        by_git_name: files that are judged by the SHA-1 that git names them by, because the hub
+            states no SHA-256 of them.
+    """
+
+    path: str
+    files: int
+    size: int
+    wrong: int
+    missing: int
+    unproven: int
+    repaired: int
+    fetched: int
+    seconds: float
+    by_git_name: int = 0
+
+
 Event = (
     Resolved
     | Checking
+    | FileChecked
     | Planned
     | FileStarted
     | FileDone
@@ -199,5 +236,6 @@ Event = (
     | Note
     | Progress
     | Finished
+    | Verified
 )
 Listener = Callable[[Event], None]

@@ -31,6 +31,8 @@ class FileResult:
         reused: bytes that lay on disk already and were not fetched.
         proof_seconds: seconds from the last byte to the verdict; None if nothing was fetched.
         sources: where the bytes came from, as `scheme://host[:port]`.
+        disproven: sources that sent wrong bytes, as the digest has shown, named as they were given:
+            before any redirect. The file is right all the same: those bytes were fetched again.
         error: why it failed, or None.
     """
 
@@ -45,6 +47,7 @@ class FileResult:
     reused: int = 0
     proof_seconds: float | None = None
     sources: tuple[str, ...] = ()
+    disproven: tuple[str, ...] = ()
     error: HaulError | None = None
 
 
@@ -125,3 +128,98 @@ class Incomplete(HaulError):
         self.retryable = any(error.retryable for error in report.causes)
         if report.causes and all(file.error is not None for file in report.files):
             self.exit_code = report.causes[0].exit_code
+
+
+Finding = Literal["right", "unproven", "wrong", "missing", "repaired"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileCheck:
+    """One file that was compared with its hub.
+
+    Attributes:
+        path: path inside the repository, with `/`.
+        final: where it stands, or should stand.
+        finding: `right`: its bytes have the stated digest; `unproven`: the hub states none, and
+            the size is right; `wrong`: other bytes, or nothing that can be read, stand there;
+            `missing`; `repaired`: it was wrong or missing and is right now.
+        size: bytes that the hub states; None if it does not.
+        sha256: digest that the hub states in hex; None if it does not.
+        git_sha1: the name of the content as a git blob, likewise. It judges where no SHA-256 does.
+        reason: why it is wrong, in words; "" if there is nothing to say.
+    """
+
+    path: str
+    final: str
+    finding: Finding
+    size: int | None
+    sha256: str | None
+    git_sha1: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What `verify()` found, and mended.
+
+    Attributes:
+        path: the folder that was checked.
+        name, revision, commit: what it was compared with.
+        files: one per file of the repository that was asked for, in the order of the listing.
+        seconds: duration.
+        fetched: payload bytes received over the network for repairs.
+        repair_error: why some files could not be repaired, None if that is not so.
+        notes: what a person may want to know: files that the hub does not list.
+    """
+
+    path: str
+    name: str
+    revision: str | None
+    commit: str | None
+    files: tuple[FileCheck, ...]
+    seconds: float
+    fetched: int = 0
+    repair_error: Incomplete | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def found(self, *findings: Finding) -> tuple[FileCheck, ...]:
+        """The files of which one of these is true."""
+        return tuple(file for file in self.files if file.finding in findings)
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong and nothing is missing."""
+        return not self.found("wrong", "missing")
+
+    @property
+    def error(self) -> VerifyFailed | None:
+        """What is wrong, to be raised by whom it stops; None if nothing is."""
+        return None if self.ok else VerifyFailed(self)
+
+    def __fspath__(self) -> str:
+        return self.path
+
+
+class VerifyFailed(HaulError):
+    """Files are wrong (exit code 8), or only missing (3); `report` says which."""
+
+    exit_code = 8
+
+    def __init__(self, report: VerifyReport) -> None:
+        wrong, missing = report.found("wrong"), report.found("missing")
+        counts = [f"{len(wrong)} wrong"] * bool(wrong) + [f"{len(missing)} missing"] * bool(missing)
+        failed = report.repair_error
+        names = [file.path for file in (wrong + missing)[:5]]
+        more = ["..."] * (len(wrong) + len(missing) > len(names))
+        super().__init__(
+            f"{report.path}: {' and '.join(counts)} of {len(report.files)} files:"
+            f" {', '.join(names + more)}",
+            hint="--repair fetches them; give the --revision and --include of the download, too"
+            if failed is None
+            else failed.hint,
+        )
+        self.__cause__ = failed
+        self.report = report
+        self.retryable = failed is not None and failed.retryable
+        if not wrong:
+            self.exit_code = 3

@@ -50,6 +50,18 @@ def every_event(name: str) -> list[events.Event]:
         events.Repairing(path=name, size=8_000_000, reason=name),
         events.Note(message=name),
         events.Progress(statistics=statistics(name, name)),
+        events.FileChecked(path=name, finding="wrong", reason=name),
+        events.Verified(
+            path=name,
+            files=7,
+            size=5_000_000,
+            wrong=1,
+            missing=2,
+            unproven=3,
+            repaired=4,
+            fetched=1_000_000,
+            seconds=2.0,
+        ),
         events.Finished(
             path=name,
             size=5_000_000,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,9 @@ from modelhaul.cli.progress import TerminalView
 from modelhaul.errors import UsageError
 from modelhaul.settings import Settings
 from modelhaul.version import __version__
+
+#: A folder that is there and holds no repository.
+HERE = str(Path(__file__).parent)
 
 
 def test_without_options_the_environment_decides() -> None:
@@ -121,7 +125,7 @@ def test_help_names_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = told(capsys, "--help")
 
     assert code == 0
-    assert all(verb in out for verb in ("download", "get", "serve", "parts", "clean"))
+    assert all(verb in out for verb in ("download", "get", "verify", "serve", "parts", "clean"))
     assert "130" in out
 
 
@@ -156,6 +160,7 @@ def test_no_verb_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
         (["get"], "URL"),
         (["get", "--nonsense"], "--nonsense"),
         (["clean", "--json"], "--json"),
+        (["verify", "o/n", "--force"], "--force"),
     ],
 )
 def test_what_the_parser_does_not_know_is_named(
@@ -190,6 +195,12 @@ def test_what_the_parser_does_not_know_is_named(
         (["download", "o/n", "--limit-rate", "fast"], "not a size: 'fast'"),
         (["download", "o/n", "--connections", "0"], "connections: must be more than 0"),
         (["download", "o/n", "--endpoint", "ftp://x"], "not an http or https URL"),
+        (["verify"], "no repository given"),
+        (["verify", "no/such/folder"], "is not a folder"),
+        (["verify", "folder"], "is not a folder"),
+        (["verify", HERE], "does not say which repository it holds"),
+        (["verify", HERE, "--local-dir", "a"], "needs no other place"),
+        (["verify", "o/n", "--local-dir", "a", "--cache-dir", "b"], "give one of them"),
         (["get", "h.test/x"], "not an http or https URL"),
         (["get", "https://h.test/"], "no file name in"),
         (["get", "https://h.test/x", "--sha256", "abc"], "64 hexadecimal digits"),

@@ -39,6 +39,11 @@ def finished(**changes: object) -> events.Finished:
     return dataclasses.replace(sample, **changes)
 
 
+def verified(**changes: int) -> events.Verified:
+    counts = {"wrong": 0, "missing": 0, "unproven": 0, "repaired": 0, "fetched": 0, **changes}
+    return events.Verified(path="/m", files=7, size=5_000_000, seconds=2.0, **counts)
+
+
 # -- JSON lines --------------------------------------------------------------------------------
 
 
@@ -238,6 +243,22 @@ def test_errors_are_printable_lines(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (events.Note(message="m"), "note: m"),
         (events.Progress(statistics=statistics()), None),
+        (events.FileChecked(path="a", finding="right", reason=""), None),
+        (events.FileChecked(path="a", finding="missing", reason=""), "missing: a"),
+        (events.FileChecked(path="a", finding="wrong", reason="why"), "wrong: a (why)"),
+        (verified(), "7 files, 5.00 MB, in 2s; every file has its SHA-256"),
+        (
+            verified(wrong=1, missing=2),
+            "7 files, 5.00 MB, in 2s; 1 wrong; 2 missing",
+        ),
+        (
+            verified(repaired=4, fetched=1_000_000),
+            "7 files, 5.00 MB, in 2s; 4 repaired (1.00 MB fetched); every file has its SHA-256",
+        ),
+        (
+            verified(unproven=3),
+            "7 files, 5.00 MB, in 2s; 3 without a stated SHA-256; the others have theirs",
+        ),
     ],
 )
 def test_events_in_one_line(event: events.Event, line: str | None) -> None:
@@ -317,7 +338,7 @@ def test_no_name_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
         view(event)
 
     output = capsys.readouterr().err
-    assert len(output.splitlines()) == len(output.split("\n")) - 1 == 10
+    assert len(output.splitlines()) == len(output.split("\n")) - 1 == 12
     assert all(line.isprintable() for line in output.split("\n"))
 
 
@@ -423,7 +444,7 @@ def test_no_view_dies_of_its_streams(kind: type[View], stream: io.TextIOBase | N
         view.result("/models/x")
         view.error(NotFound("no", hint="yes"))
 
-    assert len(sent) == 13
+    assert len(sent) == 15
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk", "cp1252"])
@@ -441,7 +462,7 @@ def test_no_view_dies_of_an_encoding(kind: type[View], encoding: str) -> None:
     text = raw.getvalue().decode(encoding)
     if kind is not JsonView:
         assert text.splitlines()[-1].endswith("\\U0001f600")
-    assert len(text.splitlines()) == {View: 1, PlainView: 11, JsonView: 13}[kind]
+    assert len(text.splitlines()) == {View: 1, PlainView: 13, JsonView: 15}[kind]
 
 
 @pytest.mark.parametrize(("encoding", "text"), [("latin-1", "é"), ("utf-8", "模"), ("gbk", "模")])

@@ -13,6 +13,11 @@ from modelhaul.cli.spelling import is_like_repo, normal
     ("typed", "meant"),
     [
         pytest.param("download o/n", "download o/n", id="nothing-to-do"),
+        pytest.param(
+            "verify https://modelscope.cn/models/o/n --local_dir d",
+            "verify o/n --repo-type model --endpoint https://modelscope.cn --local-dir d",
+            id="verify",
+        ),
         pytest.param("", "", id="nothing-at-all"),
         pytest.param("--local_dir d", "--local-dir d", id="underscores"),
         pytest.param("--local-dir d", "--local-dir d", id="dashes"),

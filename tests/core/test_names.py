@@ -44,6 +44,7 @@ WIDE = "漢"
         "a" * 255,
         WIDE * 85,
         "/".join(["a" * 249] * 16),
+        "/".join("a" * 128),
     ],
 )
 def test_ordinary_names_are_fine(path: str, windows: bool) -> None:
@@ -91,6 +92,7 @@ def test_ordinary_names_are_fine(path: str, windows: bool) -> None:
         ("x/" + "é" * 128, "255 bytes"),
         ("/".join(["a" * 249] * 15 + ["a" * 251]), "4000 bytes"),
         ("/".join(["漢" * 80] * 17), "4000 bytes"),
+        ("/".join("a" * 129), "128 parts"),
         ("\ud800", "Unicode"),
         ("a/caf\udce9", "Unicode"),
     ],

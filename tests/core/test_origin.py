@@ -305,9 +305,20 @@ LOCAL = [
     "[::1]",
     "[::]",
     "[fe80::1]",
+    # Other spellings that the system's resolver takes for the same.
+    "localhost.",
+    "127.0.0.1.",
+    "127.1",
+    "0x7f.0.0.1",
+    "0177.0.0.1",
+    "2130706433",
+    "0",
+    "[::ffff:127.0.0.1]",
+    "[fe80::1%25lo]",
 ]
 
 
+@pytest.mark.fault("redirected from outside to this machine or its link", "refused", number=49)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("host", LOCAL)
 def test_nobody_outside_redirects_to_this_machine(host: str, scheme: str) -> None:
@@ -340,6 +351,7 @@ def test_redirects_inside_a_network_are_followed(host: str) -> None:
     assert redirect_target(BASE, location) == location
 
 
+@pytest.mark.fault("redirected from https to http", "refused", number=48)
 @pytest.mark.parametrize(
     "location", ["http://hub.example/x", "HTTP://cdn.example/x", "http://hub.example:443/x"]
 )

@@ -950,6 +950,25 @@ def test_many_small_files_of_a_paused_origin_let_another_pass() -> None:
 # -- sources ---------------------------------------------------------------------------------------
 
 
+def test_the_believed_source_is_the_only_one_asked_while_it_is_alive() -> None:
+    """Not even when it may not be asked now, nor if it is a fallback; then the others are."""
+    scheduler = Scheduler()
+    fast, believed = known("fast", rate=1e9), known("believed", rate=1e6)
+    believed.fallback = True
+    job = ranged(1, 512 * MIB, fast, believed)
+    job.believed = "believed"
+    scheduler.add(job)
+
+    asked = {lease.source.name for lease in take_all(scheduler, 4)}
+    meanwhile = scheduler.next(0.0, lambda source: source is fast, 8)
+    believed.alive = False
+    after = take(scheduler)
+
+    assert asked == {"believed"}
+    assert meanwhile is None
+    assert after.source is fast
+
+
 def test_a_fallback_is_asked_only_when_no_other_source_is_alive() -> None:
     """Not when the others are merely busy or paused."""
     scheduler = Scheduler()

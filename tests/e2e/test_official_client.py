@@ -77,6 +77,21 @@ def test_it_downloads_a_revision_from_our_hub(world: World) -> None:
     assert tree(world.work / "theirs") == {"config.json": b"old\n"}
 
 
+def test_what_it_wrote_is_checked_and_repaired_by_its_path(world: World) -> None:
+    """`modelhaul verify PATH`: the cache of the official client says what it holds."""
+    assert official(world, "download", "acme/tiny").returncode == 0
+    (root,) = {path.parent for path in world.cache.rglob("tokenizer.json")}
+    (root / "tokenizer.json").write_bytes(bytes(len(MODEL["tokenizer.json"])))
+
+    found = world.run("verify", root)
+    repaired = world.run("verify", root, "--repair")
+
+    assert found.returncode == 8, found.stderr
+    assert "wrong: tokenizer.json" in found.stderr
+    assert repaired.returncode == 0, repaired.stderr
+    assert (root / "tokenizer.json").read_bytes() == MODEL["tokenizer.json"]
+
+
 def test_it_resumes_and_takes_ranges_from_our_hub(world: World) -> None:
     """Its parallel mode asks for ranges of one file."""
     world.extra.update(

@@ -112,6 +112,11 @@ def test_nothing_counts_as_done_verified_or_recorded_before_it_is_written(
     assert any(look.said.done + MIB <= look.said.fetched for look in looks)
 
 
+@pytest.mark.fault(
+    "the disk is slower than the network",
+    "reading pauses, memory stays bounded",
+    number=75,
+)
 def test_reading_pauses_when_memory_is_used_up(looks: list[Look]) -> None:
     """What has been sent and is not written fits into the pool, but for a slice on each line."""
     assert all(look.lent <= POOL for look in looks)

@@ -266,6 +266,7 @@ def test_bytes_that_may_arrive_twice_have_a_limit(target: Path) -> None:
     assert ran.seconds > 1.3  # with a hedge it is less than 0.9
 
 
+@pytest.mark.fault("the user limits the rate to a trickle", "no false alarm", number=74)
 def test_under_a_rate_limit_nothing_is_asked_for_twice(target: Path) -> None:
     """Everything is slow because the user wants it so."""
     ran = Scene(target, late(Fault(rate=20_000)), rig={"limit_rate": 150_000.0}).run()

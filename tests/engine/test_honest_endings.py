@@ -16,6 +16,7 @@ from tests.support.network import FakeNetwork, Fault, Served
 from tests.support.virtual import virtual
 
 
+@pytest.mark.fault("a small body ends early, as its own headers say", "never a file", number=10)
 @pytest.mark.parametrize("size", [20_000, 3 * MIB])
 @pytest.mark.parametrize("etag", [None, '"v1"'])
 def test_a_body_that_ends_before_the_size_is_never_a_file(
@@ -76,6 +77,11 @@ def test_skipping_what_is_there_already_is_no_silence(target: Path) -> None:
     assert (target / "w").read_bytes() == data
 
 
+@pytest.mark.fault(
+    "a pause of more than five minutes while others arrive",
+    "running bodies end, nothing else is asked",
+    number=37,
+)
 def test_a_long_pause_of_an_origin_lets_running_bodies_end(target: Path) -> None:
     """One file is refused for hours while another one is half there: that one arrives."""
     first, second = payload(MIB, 1), payload(MIB, 2)

@@ -22,6 +22,11 @@ def bring(rig: Rig, *files: RemoteFile) -> list[FileResult]:
     return list(virtual(lambda: rig.bring(*(rig.order(file) for file in files))))
 
 
+@pytest.mark.fault(
+    "a file of exactly a chunk, a byte more, a byte less",
+    "the right bytes",
+    number=21,
+)
 @pytest.mark.parametrize(
     "size",
     [32 * 1024 + 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK + 1, 5 * MIB + 7],
@@ -150,6 +155,11 @@ def test_a_connection_that_is_cut_loses_nothing(target: Path) -> None:
     assert network.sent == len(data)
 
 
+@pytest.mark.fault(
+    "every body is cut after 100 kB",
+    "it goes on for as long as bytes come",
+    number=10,
+)
 def test_a_line_that_is_cut_every_hundred_kilobytes_goes_on_for_ever(target: Path) -> None:
     """Progress refills the retry budget: far more cuts than it holds do no harm."""
     data = payload(24 * MIB)
@@ -180,6 +190,77 @@ def test_bytes_flipped_in_transit_are_fetched_once_more(target: Path) -> None:
     assert (target / "w").read_bytes() == data
     assert len(rig.events_of(events.Repairing)) == 1
     assert network.sent <= 2 * len(data)
+
+
+@pytest.mark.parametrize("bad", [4, 3], ids=["every fourth answer", "every third answer"])
+@pytest.mark.fault(
+    "some replicas have another version, with its own validator, for ever",
+    "one more fetch, of the version that most bytes had",
+    number=(22, 31),
+)
+def test_versions_that_alternate_are_not_mixed_for_ever(target: Path, bad: int) -> None:
+    """After a wrong digest only answers with the validator of most bytes are taken."""
+    data = payload(8 * MIB)
+
+    def alternate(asked: Asked) -> Fault | None:
+        if asked.number % bad != 1:
+            return None
+        return Fault(flip=(asked.span.start,), headers={"etag": '"older"'})
+
+    network = FakeNetwork({f"{ORIGIN}/w": Served(data, headers={"etag": '"now"'})}, alternate)
+    rig = Rig(target, network)
+
+    (result,) = bring(rig, remote("w", data))
+
+    assert result.error is None
+    assert (target / "w").read_bytes() == data
+    assert len(rig.events_of(events.Repairing)) == 1
+    assert network.sent <= 2 * len(data)
+
+
+@pytest.mark.fault(
+    "a byte is flipped, and each edge has a validator of its own",
+    "the validators do not stand in the way of the repair",
+    number=(23, 30),
+)
+@pytest.mark.parametrize("edges", [2, 3, 1000])
+def test_validators_of_edges_do_not_stand_in_the_way_of_a_repair(target: Path, edges: int) -> None:
+    """Equal bytes behind unequal validators: the digest judges, whichever was insisted on."""
+    data = payload(4 * MIB)
+
+    def other_edge(asked: Asked) -> Fault | None:
+        flip = (asked.span.start,) if asked.number == 0 else ()
+        return Fault(flip=flip, headers={"etag": f'"edge {asked.number % edges}"'})
+
+    rig = Rig(target, FakeNetwork({f"{ORIGIN}/w": Served(data)}, other_edge))
+
+    (result,) = bring(rig, remote("w", data))
+
+    assert result.error is None
+    assert (target / "w").read_bytes() == data
+
+
+@pytest.mark.fault(
+    "most bytes are of a version that is gone by the time of the repair",
+    "the version that is there is taken, the digest judges",
+    number=22,
+)
+def test_a_version_that_is_gone_is_not_insisted_on(target: Path) -> None:
+    """Three quarters of another version first, then the right one only."""
+    data = payload(4 * MIB)
+
+    def older_first(asked: Asked) -> Fault | None:
+        if asked.number >= 16 or asked.number % 4 == 3:
+            return None
+        return Fault(flip=(asked.span.start,), headers={"etag": '"older"'})
+
+    network = FakeNetwork({f"{ORIGIN}/w": Served(data, headers={"etag": '"now"'})}, older_first)
+    rig = Rig(target, network)
+
+    (result,) = bring(rig, remote("w", data))
+
+    assert result.error is None
+    assert (target / "w").read_bytes() == data
 
 
 def test_a_file_that_is_wrong_twice_is_given_up_and_nothing_is_left(target: Path) -> None:

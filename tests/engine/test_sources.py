@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from modelhaul import events
+from modelhaul.engine.locations import expiry
 from modelhaul.errors import (
     CertificateError,
     ConnectFailed,
@@ -52,6 +53,25 @@ class SignedUrls:
         return Fault(status=403) if expired else None
 
 
+@pytest.mark.parametrize(
+    ("query", "moment"),
+    [
+        ("Expires=1700000000&Signature=x", 1_700_000_000.0),
+        ("X-Amz-Date=20231114T221320Z&X-Amz-Expires=60", 1_700_000_060.0),
+        ("X-Amz-Date=20231399T221320Z&X-Amz-Expires=60", None),
+        ("X-Amz-Date=00000000T000000Z&X-Amz-Expires=60", None),
+        ("X-Amz-Date=20231114T221320Z", None),
+        ("Expires=soon", None),
+        ("Expires=%D9%A3", None),
+        ("Expires=3600", None),  # no moment: a duration by another scheme
+        ("", None),
+    ],
+)
+def test_when_a_signed_address_ends_is_read_or_unknown(query: str, moment: float | None) -> None:
+    """The address is the server's word: a month of 13 in it is nonsense, and no crash."""
+    assert expiry(f"{CDN}/blob?{query}") == moment
+
+
 def test_a_signed_address_is_asked_for_once_and_shared(target: Path) -> None:
     """All connections of a file use the address that the first one found."""
     hub = SignedUrls(payload(8 * MIB))
@@ -65,6 +85,11 @@ def test_a_signed_address_is_asked_for_once_and_shared(target: Path) -> None:
     assert result.sources == (CDN,)
 
 
+@pytest.mark.fault(
+    "a signature ends under many connections",
+    "one renewal, no byte lost",
+    number=41,
+)
 def test_an_expired_address_is_renewed_once_however_many_notice(target: Path) -> None:
     """The address ends while eight connections use it: one new one per ending, no error."""
     hub = SignedUrls(payload(16 * MIB), seconds=0.5)
@@ -136,6 +161,11 @@ def test_a_redirect_loop_ends(target: Path) -> None:
     assert "redirects more than 10 times" in result.error.message
 
 
+@pytest.mark.fault(
+    "429 with Retry-After while many requests wait",
+    "the whole origin is left alone",
+    number=36,
+)
 def test_retry_after_pauses_the_whole_origin(target: Path) -> None:
     """429 with a wait: no new request to that origin before it is over, running ones go on."""
     data = payload(4 * MIB)
@@ -222,6 +252,7 @@ def test_a_server_that_fails_three_times_is_asked_again(target: Path) -> None:
     assert gaps[0] < gaps[1] < gaps[2]
 
 
+@pytest.mark.fault("every connection is refused", "a typed error within two minutes", number=65)
 def test_a_server_that_never_answers_is_given_up_within_two_minutes(target: Path) -> None:
     """Without any progress the retry budget is small: the run ends with the reason."""
     rig = Rig(target, Refusing({}))
@@ -235,6 +266,7 @@ def test_a_server_that_never_answers_is_given_up_within_two_minutes(target: Path
     assert virtual(main) < 120
 
 
+@pytest.mark.fault("a certificate that is not trusted", "final after one request", number=68)
 def test_an_untrusted_certificate_is_final(target: Path) -> None:
     """Asked once, never again, never worked around."""
     network = FakeNetwork(
@@ -249,6 +281,11 @@ def test_an_untrusted_certificate_is_final(target: Path) -> None:
     assert len(network.asked) == 1
 
 
+@pytest.mark.fault(
+    "a server refuses the fifth connection",
+    "fewer connections, the right bytes",
+    number=72,
+)
 def test_refused_connections_lower_their_number(target: Path) -> None:
     """A server that takes four connections and refuses the fifth: fewer, not failure."""
     data = payload(16 * MIB)
@@ -268,6 +305,7 @@ def test_refused_connections_lower_their_number(target: Path) -> None:
     assert refused < len(network.asked) / 2
 
 
+@pytest.mark.fault("one connection goes silent", "at most 15 % or a second more", number=63)
 def test_a_connection_that_goes_silent_costs_little_while_others_work(target: Path) -> None:
     """One of eight stops delivering half-way: the rest of its lease is taken by the others."""
     data = payload(32 * MIB)
@@ -295,6 +333,7 @@ def test_a_connection_that_goes_silent_costs_little_while_others_work(target: Pa
     assert (target / "b" / "w").read_bytes() == data
 
 
+@pytest.mark.fault("one connection crawls", "it is replaced", number=62)
 def test_a_connection_that_crawls_is_replaced(target: Path) -> None:
     """One byte a second does not hold up the end of a file."""
     data = payload(8 * MIB)
@@ -313,6 +352,11 @@ def test_a_connection_that_crawls_is_replaced(target: Path) -> None:
     assert (target / "w").read_bytes() == data
 
 
+@pytest.mark.fault(
+    "no byte from any source",
+    "a typed error after the patience, progress kept",
+    number=69,
+)
 def test_without_any_new_byte_the_run_ends_after_the_patience(target: Path) -> None:
     """Every connection hangs: a typed error, not a hang, and the progress is kept."""
     data = payload(4 * MIB)
@@ -332,6 +376,7 @@ def test_without_any_new_byte_the_run_ends_after_the_patience(target: Path) -> N
     assert len(rig.left()) == 2
 
 
+@pytest.mark.fault("a head that takes long", "it is waited for", number=64)
 def test_a_slow_first_answer_is_waited_for(target: Path) -> None:
     """A server that needs five seconds before the first byte is slow, not dead."""
     data = payload(4 * MIB)

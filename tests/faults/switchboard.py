@@ -3,6 +3,8 @@
 An answer gets one request for bytes (`Ask`) and either makes an answer of its own or returns None:
 then the true one follows. `first`, `every` and `only` say which requests it is for, without them
 it is for all; the counting is by the store, over all connections.
+
+`Switchboard` sits before the bytes of one file of the test's hub; `PlainUrl` is a file of its own.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiohttp import web
@@ -86,7 +89,7 @@ class Ask:
 
     def status_line(self, **changes: str | None) -> bytes:
         """The true head as bytes, without the empty line that ends it."""
-        headers = {"Content-Length": str(self.span.length), **self.head(**changes)}
+        headers = self.head(**{"Content_Length": str(self.span.length), **changes})
         status = "206 Partial Content" if self.ranged else "200 OK"
         lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers.items())]
         return "".join(f"{line}\r\n" for line in lines).encode()
@@ -185,12 +188,43 @@ class Switchboard:
         """Answer requests to the store, leave those to the hub alone."""
         if not request.path.startswith("/blob/"):
             return None
+        return await self.answer(self.ask(request))
+
+    def ask(self, request: web.Request) -> Ask:
+        """The next request for bytes, counted."""
         number, self.asks = self.asks, self.asks + 1
         size = len(self.data)
         span = parse_range(request.headers.get("Range"), size)
-        ask = Ask(request, number, span or Span(0, size), span is not None, self.data, self.tag)
+        return Ask(request, number, span or Span(0, size), span is not None, self.data, self.tag)
+
+    async def answer(self, ask: Ask) -> web.StreamResponse | None:
+        """The scripted answer, or None for the true one."""
         self.given += 1  # before it is known: one that is silent for ever never ends
         answer = await self.wrong(ask)
         if answer is None:
             self.given -= 1
         return answer
+
+
+@dataclass
+class PlainUrl(Switchboard):
+    """One file at `/plain/NAME` of either server of the test hub; there is nothing else there.
+
+    Attributes:
+        methods: of all requests for it.
+        headers: of all requests for it, with the server's `Host`.
+    """
+
+    methods: Counter[str] = field(default_factory=Counter)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse | None:
+        """Answer requests for the file, with the true answer where the script has none."""
+        if not request.path.startswith("/plain/"):
+            return None
+        self.methods[request.method] += 1
+        self.headers.append(dict(request.headers.items()))
+        if request.method != "GET":
+            return web.Response(status=405)
+        ask = self.ask(request)
+        return await self.answer(ask) or ask.answer()

@@ -105,6 +105,8 @@ def test_credentials_are_not_shown() -> None:
         "http://h.test:99999/",
         "http://h.test:port/",
         "http://[::1/",
+        "https://me:\ud800@h.test/",
+        "https://h.test/\ud800",
     ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
@@ -113,7 +115,15 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         parse_address(text, {})
 
 
-@given(st.text(st.characters(codec="utf-8"), max_size=30))
+def test_a_password_that_is_no_utf_8_is_sent_as_the_bytes_it_was_typed_in() -> None:
+    """A command line holds bytes; those that are no text come as lone surrogates."""
+    address = parse_address("https://me:\udcff@h.test/\udcff", {})
+
+    assert b64decode(address.credentials["Authorization"].split()[1]) == b"me:\xff"
+    assert address.url == "https://h.test/%FF"
+
+
+@given(st.text(max_size=30))
 def test_any_text_is_an_address_or_refused(text: str) -> None:
     """Nothing else happens, and an accepted address shows no user part."""
     try:

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import textwrap
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -384,6 +385,31 @@ def test_a_connection_that_nobody_uses_is_closed(run: Run) -> None:
     run(main)
 
 
+def test_after_a_renewal_requests_go_over_new_connections(run: Run) -> None:
+    """What is open is not used again, what is under way goes on and is not kept either."""
+
+    async def main() -> None:
+        async with raw_server(sends(answer(b"0123456789"))) as server, transport() as net:
+
+            class Renewing(Bucket):
+                def commit(self, count: int) -> None:
+                    super().commit(count)
+                    net.renew()
+
+            made = []
+            for bucket in (Bucket(10), Renewing(10), Bucket(10), Bucket(10)):
+                await net.fetch(request(server, 0, 10, size=10), bucket)
+                assert bucket.data == b"0123456789"
+                made.append(server.connections)
+            net.renew()
+            await net.fetch(request(server, 0, 10, size=10), Bucket(10))
+            made.append(server.connections)
+
+            assert made == [1, 1, 2, 2, 3]
+
+    run(main)
+
+
 def test_cookies_are_not_kept(run: Run) -> None:
     """A server's cookie never comes back to it, or to anybody."""
     reply = answer(b"0123456789", Set_Cookie="track=1; Path=/")
@@ -537,6 +563,7 @@ def test_a_refused_connection_is_a_failed_one(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.fault("a name that does not resolve", "a typed error", number=66)
 def test_an_unknown_host_is_a_failed_connection(run: Run) -> None:
     """No address, no connection; the hint says where to look."""
 
@@ -649,6 +676,7 @@ _SECRETS = {"Authorization": "Bearer TOPSECRET", "Cookie": "m_session_id=TOPSECR
     [
         pytest.param(b"", id="closed"),
         pytest.param(b"nonsense\r\n\r\n", id="garbage"),
+        pytest.param(b"HTTP/1.1 TOPSECRET\r\n\r\n", id="echo"),
         pytest.param(answer(b"0123456789")[:-4], id="cut"),
         pytest.param(answer(status="401 Unauthorized"), id="unauthorized"),
         pytest.param(answer(status="302 Found", Location="gopher://x/"), id="redirect"),
@@ -656,14 +684,17 @@ _SECRETS = {"Authorization": "Bearer TOPSECRET", "Cookie": "m_session_id=TOPSECR
     ],
 )
 def test_no_error_shows_a_credential(run: Run, reply: bytes) -> None:
-    """Errors are printed and logged: what was sent as a header is in none of them."""
+    """Errors are printed and logged, with their causes: no header and no signature is in them."""
 
     async def main() -> None:
         async with raw_server(sends(reply, close=True)) as server, transport() as net:
+            url = server.url("/file?Signature=TOPSECRET")
+            asked = Request(url=url, span=Span(0, 10), size=10, headers=_SECRETS)
             with pytest.raises(HaulError) as caught:
-                await net.fetch(request(server, 0, 10, size=10, headers=_SECRETS), Bucket(10))
+                await net.fetch(asked, Bucket(10))
 
-        shown = f"{caught.value} {caught.value!r} {caught.value.hint}"
+        trace = "".join(traceback.format_exception(caught.value))
+        shown = f"{caught.value} {caught.value!r} {caught.value.hint} {trace}"
         assert "TOPSECRET" not in shown
         assert "TOPSECRET" not in repr(request(server, 0, 10, headers=_SECRETS))
 
@@ -864,6 +895,7 @@ def test_a_certificate_named_in_the_settings_is_trusted(run: Run, certificate: C
     run(main)
 
 
+@pytest.mark.fault("a certificate for another host", "refused, never worked around", number=68)
 def test_a_certificate_for_another_host_is_refused(
     run: Run, foreign_certificate: Certificate
 ) -> None:
@@ -892,6 +924,7 @@ def test_certificates_that_cannot_be_read_are_named(run: Run, tmp_path: Path) ->
     run(main)
 
 
+@pytest.mark.fault("the handshake of TLS fails", "a connection error, tried again", number=65)
 def test_plain_http_on_a_tls_port_is_a_failed_connection(
     run: Run, certificate: Certificate
 ) -> None:
@@ -982,6 +1015,7 @@ def test_a_proxy_that_is_down_is_a_failed_connection(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.fault("the proxy answers 407", "final, one request", number=61)
 def test_a_proxy_that_refuses_the_tunnel_is_not_asked_again(run: Run) -> None:
     """The proxy's own words are in the message; trying again does not help."""
 

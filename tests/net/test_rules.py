@@ -125,7 +125,7 @@ def test_chunked_transfer_of_a_range_needs_no_length() -> None:
     assert (answer.start, answer.stop, answer.framed) == (100, 200, True)
 
 
-@pytest.mark.parametrize("length", ["ten", "-1", "1,2", "0x10", "", "9" * 25])
+@pytest.mark.parametrize("length", ["ten", "-1", "1,2", "0x10", "", "9" * 25, "\x1d7", "٣"])
 def test_an_unreadable_length_is_refused(length: str) -> None:
     """A Content-Length that is no number is not guessed at."""
     with pytest.raises(ProtocolError, match="unreadable Content-Length"):
@@ -306,6 +306,8 @@ def test_what_a_server_says_is_part_of_the_error() -> None:
         ("-5", None),
         ("1.5", None),
         ("soon", None),
+        ("\x1d7", None),  # a blank to `\s`, not to `int()`; heads may hold it
+        ("٣", None),
         ("", None),
     ],
 )

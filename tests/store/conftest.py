@@ -46,7 +46,7 @@ def tiny_disk(tmp_path: Path, mount: Callable[..., None]) -> Callable[..., Path]
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def needs_strace() -> None:
     """Skips where system calls cannot be watched."""
     if STRACE is None:

@@ -753,6 +753,7 @@ def test_the_lock_stays_ours_while_something_is_set_aside(tmp_path: Path) -> Non
     mine.close()
 
 
+@pytest.mark.fault("the journal is cut at any byte", "its whole records count", number=108)
 def test_a_journal_cut_at_any_byte_of_its_log_is_no_obstacle(tmp_path: Path) -> None:
     """Whatever a crash left of it: runs before the cut count, later ones do not, nothing raises."""
     unfinished_work(tmp_path, vouched=3, claims=3)
@@ -769,6 +770,53 @@ def test_a_journal_cut_at_any_byte_of_its_log_is_no_obstacle(tmp_path: Path) -> 
 
         assert mine.have == spans((0, runs * CHUNK))
         assert mine.notes == []
+
+
+@pytest.mark.fault(
+    "one byte of the journal is wrong", "one run is fetched again at most", number=109
+)
+def test_any_damaged_byte_of_a_journal_costs_its_own_run_at_most(tmp_path: Path) -> None:
+    """Of the header nothing, of a record its run; what counts is always what was written."""
+    unfinished_work(tmp_path, vouched=3, claims=3)
+    raw = journal(tmp_path).read_bytes()
+    # The fourth record vouches for the first three, which are compared with their CRC without it.
+    run_of_record = [0, 1, 2, None, 3, 4, 5]
+
+    # tests/core/test_journal.py has each byte of the header.
+    log = range(LOG_START, LOG_START + len(run_of_record) * RECORD_SIZE)
+    for at in (*range(0, LOG_START, 16), *log):
+        damage(journal(tmp_path), at)
+        run = run_of_record[(at - LOG_START) // RECORD_SIZE] if at >= LOG_START else None
+        expected = spans((0, 6 * CHUNK))
+        if run is not None:
+            expected.remove(Span(run * CHUNK, (run + 1) * CHUNK))
+
+        mine = claimed(tmp_path)
+        mine.close()
+
+        assert (at, mine.have, mine.notes) == (at, expected, [])
+        assert right(mine)
+        journal(tmp_path).write_bytes(raw)
+
+
+@pytest.mark.torture
+@pytest.mark.fault("the journal is cut at any byte", "its whole records count", number=108)
+def test_a_journal_cut_at_every_byte_of_its_header_is_no_obstacle(tmp_path: Path) -> None:
+    """As below, at each of the 8192 places; what is set aside is put back for the next."""
+    unfinished_work(tmp_path, vouched=3, claims=3)
+    raw = journal(tmp_path).read_bytes()
+
+    for cut in range(1, LOG_START):
+        journal(tmp_path).write_bytes(raw[:cut])
+
+        mine = claimed(tmp_path)
+        mine.close()
+
+        assert (cut, mine.have, len(mine.notes)) == (cut, SpanSet(), int(cut < PAGE))
+        if cut < PAGE:
+            (aside,) = tmp_path.glob("*.part.aside0")
+            aside.rename(part(tmp_path))
+            aside.with_name(f"{aside.name}.journal").unlink()
 
 
 def test_a_journal_cut_anywhere_in_its_header_is_no_obstacle(tmp_path: Path) -> None:
@@ -929,6 +977,21 @@ def test_what_we_have_is_not_overwritten_by_others(tmp_path: Path) -> None:
     assert part(tmp_path).read_bytes()[:300] == DATA[:300]
 
 
+def test_of_a_run_that_we_have_in_part_the_rest_is_copied(tmp_path: Path) -> None:
+    """Two processes cut their runs at different places; what both recorded is not fetched again."""
+    unfinished_work(tmp_path, vouched=3, claims=0)
+    other = claimed(tmp_path, locks=False, token="a")
+    put(other, 250, 450)
+    other.close()
+
+    mine = claimed(tmp_path)
+    mine.close()
+
+    assert mine.have == spans((0, 450))
+    assert right(mine)
+    assert read_runs(mine.journal.path)[1][-1] == dataclasses.replace(have(300, 450), source=7)
+
+
 def test_nothing_is_copied_from_a_part_of_another_file(tmp_path: Path) -> None:
     """The journal's identity decides, not the name."""
     other = claimed(tmp_path, OTHER)
@@ -1080,7 +1143,7 @@ def test_who_lost_the_names_neither_publishes_nor_harms_who_has_them(tmp_path: P
     other = claimed(tmp_path)
     put(other, 0, 500)
 
-    with pytest.raises(StorageError, match="removed or replaced"):
+    with pytest.raises(StorageError, match="removed, replaced or resized"):
         mine.part.publish(tmp_path / "final", replaces=None)
     mine.discard()
     put(other, 500, 1000)

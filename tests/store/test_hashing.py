@@ -207,5 +207,5 @@ def test_what_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
     """A missing file and a folder have no digest."""
     with pytest.raises(StorageError, match="missing"):
         hash_file(tmp_path / "missing")
-    with pytest.raises(StorageError, match="directory"):
+    with pytest.raises(StorageError, match="regular file"):
         hash_file(tmp_path)

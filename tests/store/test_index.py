@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sqlite3
 import threading
@@ -302,6 +303,43 @@ def test_damage_inside_the_database_makes_it_forgetful(tmp_path: Path) -> None:
     assert fresh.problem is None
     assert fresh.lookup(entries[0].path, entries[0].stamp) == KNOWN
     fresh.close()
+
+
+def test_a_schema_that_is_no_text_makes_it_forgetful(tmp_path: Path) -> None:
+    """SQLite quotes it in its message, which then cannot be read either."""
+    path = tmp_path / "index.sqlite"
+    index = ProvenIndex(path)
+    remember(index, tmp_path / "f")
+    index.close()
+    path.write_bytes(path.read_bytes().replace(b"path BLOB PRIMARY", b"path BLOB PR\xdfMARY"))
+
+    found = index.lookup(tmp_path / "f", OLD)
+    index.close()
+    remember(index, tmp_path / "f")
+
+    assert found is None
+    assert path.with_suffix(".damaged").exists()
+    assert index.lookup(tmp_path / "f", OLD) == KNOWN
+    index.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["recorded_ns = 'soon'", "sha256 = 'zz'", "sha256 = x'ff00'", "validator = x'00'"],
+)
+def test_a_record_that_makes_no_sense_is_not_there(tmp_path: Path, damage: str) -> None:
+    """SQLite keeps any kind of value in any column, and would not notice a flipped bit."""
+    index = ProvenIndex(tmp_path / "index.sqlite")
+    remember(index, tmp_path / "f")
+    index.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "index.sqlite")) as database:
+        database.execute(f"UPDATE files SET {damage}")
+        database.commit()
+
+    found = index.lookup(tmp_path / "f", OLD)
+    index.close()
+
+    assert found is None
 
 
 def test_a_file_that_is_no_database_is_put_away(tmp_path: Path) -> None:

@@ -55,7 +55,19 @@ def test_a_marker_says_for_people_what_it_is_about(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"label": "l"}', '{"pending": null}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "7", '{"label": "l"}', '{"pending": null}'),
+        *(
+            '{"pending": "ab"}',
+            '{"pending": {"a": 1}}',
+            '{"pending": [{}]}',
+            '{"pending": ["a", 1]}',
+        ),
+        pytest.param("[" * 100_000, id="deep"),
+    ],
+)
 def test_a_marker_that_cannot_be_read_stands_for_every_file(tmp_path: Path, text: str) -> None:
     """Cut by a crash, or written by another version: nothing is known, not nothing is left."""
     marker = Marker.of(tmp_path, tmp_path / "snapshot")

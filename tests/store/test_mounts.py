@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelhaul.store.mounts import LOCAL, locks_hold, parse_fdinfo, parse_mountinfo
+from tests.store.helpers import run_python
 
 # Lines as the kernel prints them (proc(5)), from a laptop, a cluster and a container.
 MOUNTINFO = r"""
@@ -125,6 +127,33 @@ def test_locks_hold_on_a_local_disk(tmp_path: Path, tiny_disk: Callable[..., Pat
     assert locks_hold(tmp_path / "link")
     assert not locks_hold(Path("/proc"))
     assert not locks_hold(tmp_path / "system")
+
+
+GRANTING = """
+import fcntl
+from modelhaul.store.mounts import locks_hold
+fcntl.flock = lambda fd, operation: None
+print(locks_hold(Path(sys.argv[1])))
+"""
+
+
+def test_locks_that_everybody_gets_do_not_hold(tiny_disk: Callable[..., Path]) -> None:
+    """On whatever file system: a lock is tried before it is believed."""
+    assert run_python(GRANTING, tiny_disk()) == "False\n"
+
+
+def test_many_may_ask_at_once_whether_locks_hold(tiny_disk: Callable[..., Path]) -> None:
+    """Who finds the lock taken by another that asks has its answer too."""
+    disk = tiny_disk()
+    fd = os.open(disk, os.O_RDONLY)
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        answer = locks_hold(disk)
+    finally:
+        os.close(fd)
+
+    assert answer
 
 
 def test_nested_mounts_and_alike_names_are_told_apart(

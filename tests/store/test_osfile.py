@@ -166,7 +166,7 @@ def test_allocation_says_that_the_disk_is_full(tiny_disk: Callable[..., Path]) -
     ("number", "kind", "words", "hint"),
     [
         (errno.ENOSPC, DiskFull, "no space left", "make room"),
-        (errno.EDQUOT, DiskFull, "no space left", "make room"),
+        (errno.EDQUOT, DiskFull, "quota used up", "make room"),
         (errno.EFBIG, StorageError, "too large", "FAT"),
         (errno.EACCES, StorageError, "Permission denied", "who may write"),
         (errno.EPERM, StorageError, "not permitted", "who may write"),
@@ -483,6 +483,30 @@ def test_a_lock_excludes_another_process_until_it_is_killed(tmp_path: Path) -> N
         os.close(fd)
 
     assert (while_held, after_kill) == (False, True)
+
+
+def test_a_file_is_made_in_a_folder_that_another_process_has_just_removed(tmp_path: Path) -> None:
+    """Who finishes removes the empty state folder, whoever is about to begin in it."""
+    os.close(osfile.make_file(tmp_path / "state" / "f"))
+    os.close(osfile.make_file(tmp_path / "state" / "f"))
+
+    assert (tmp_path / "state" / "f").exists()
+    with pytest.raises(FileExistsError):
+        osfile.make_file(tmp_path / "state" / "f", exclusive=True)
+
+
+def test_only_what_nobody_has_locked_is_removed(tmp_path: Path) -> None:
+    """A file in use stays; what a killed process had locked goes; what is gone is no error."""
+    with second_process(LOCKER, tmp_path / "f") as other:
+        other.line()
+        osfile.remove_unlocked(tmp_path / "f")
+        while_held = (tmp_path / "f").exists()
+        other.kill()
+    osfile.remove_unlocked(tmp_path / "f")
+    osfile.remove_unlocked(tmp_path / "f")
+
+    assert while_held
+    assert not (tmp_path / "f").exists()
 
 
 def test_a_lock_belongs_to_the_descriptor(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from modelhaul.core.plan import Found
 from modelhaul.core.repo import RemoteFile
 from modelhaul.errors import StorageError
+from modelhaul.store.gitnames import blob_name
 from modelhaul.store.index import Entry, Known, ProvenIndex
 from modelhaul.store.osfile import Stamp
 from modelhaul.store.presence import Sight, is_missing, look, prove, room
@@ -276,10 +277,15 @@ def test_a_file_is_proven_by_its_git_name_and_remembered_with_both(
 
 def test_other_bytes_are_not_what_git_calls_by_that_name(path: Path, index: ProvenIndex) -> None:
     """Same size, other content."""
-    path.write_bytes(CONTENT[::-1])
+    wrong = CONTENT[::-1]
+    path.write_bytes(wrong)
+    remember(index, path, Known(DIGEST, None, ours=True, git_sha1=GIT))
 
     assert prove(path, NAMED, index) is None
-    assert look(path, NAMED, index, trust=True).known is None
+    sight = look(path, NAMED, index, trust=True)
+    sha256 = hashlib.sha256(wrong).hexdigest()
+    assert sight.known == Known(sha256, None, ours=True, git_sha1=blob_name(wrong))
+    assert sight.verdict is False
 
 
 def test_a_file_of_which_only_the_sha256_is_known_is_hashed_for_its_git_name(
@@ -293,16 +299,22 @@ def test_a_file_of_which_only_the_sha256_is_known_is_hashed_for_its_git_name(
     assert prove(path, NAMED, index) == Known(DIGEST, None, ours=True, git_sha1=GIT)
 
 
-def test_what_was_disproven_is_not_remembered_as_proven(path: Path, index: ProvenIndex) -> None:
-    """Wrong bytes of the right size stay wrong."""
-    path.write_bytes(bytes(reversed(CONTENT)))
+@pytest.mark.parametrize("ours", [False, True])
+def test_what_was_disproven_is_remembered_as_what_it_is(
+    path: Path, index: ProvenIndex, ours: bool
+) -> None:
+    """A disk that changes bytes leaves no trace in the times: the earlier proof has to go."""
+    wrong = bytes(reversed(CONTENT))
+    path.write_bytes(wrong)
+    remember(index, path, Known(DIGEST, None, ours=ours))
+    assert look(path, WANTED, index, trust=True).verdict is True
 
     proven = prove(path, WANTED, index)
     sight = look(path, WANTED, index, trust=True)
 
     assert not proven
-    assert sight.verdict is not True
-    assert sight.known is None
+    assert sight.verdict is False
+    assert sight.known == Known(hashlib.sha256(wrong).hexdigest(), None, ours=ours)
 
 
 def test_proving_again_keeps_our_file_ours(path: Path, index: ProvenIndex) -> None:

@@ -445,7 +445,9 @@ def test_only_what_was_written_is_published(tmp_path: Path, how: str) -> None:
         (tmp_path / "p").symlink_to("q")
     before = {path: Stamp.of(path.lstat()) for path in tmp_path.iterdir()}
 
-    with pytest.raises(StorageError, match="removed or replaced by another program") as caught:
+    with pytest.raises(
+        StorageError, match="removed, replaced or resized by another program"
+    ) as caught:
         part.publish(final, replaces=None)
     part.close()
 
@@ -678,7 +680,7 @@ def test_a_released_part_that_was_changed_is_refused(tmp_path: Path) -> None:
     part.release()
     (tmp_path / "p").write_bytes(b"forged")
 
-    with pytest.raises(StorageError, match="removed or replaced by another program"):
+    with pytest.raises(StorageError, match="removed, replaced or resized by another program"):
         part.check_named()
 
 
@@ -689,7 +691,7 @@ def test_a_released_part_that_was_swapped_is_refused(tmp_path: Path) -> None:
     (tmp_path / "q").write_bytes(b"proven")
     (tmp_path / "q").replace(tmp_path / "p")
 
-    with pytest.raises(StorageError, match="removed or replaced by another program"):
+    with pytest.raises(StorageError, match="removed, replaced or resized by another program"):
         part.check_named()
 
 
@@ -699,7 +701,7 @@ def test_a_released_part_that_got_a_second_name_is_refused(tmp_path: Path) -> No
     part.release()
     os.link(tmp_path / "p", tmp_path / "q")
 
-    with pytest.raises(StorageError, match="removed or replaced by another program"):
+    with pytest.raises(StorageError, match="removed, replaced or resized by another program"):
         part.check_named()
 
 
@@ -722,7 +724,7 @@ def test_an_open_part_passes_while_its_name_leads_to_it(tmp_path: Path) -> None:
     part.check_named()
     (tmp_path / "p").unlink()
 
-    with pytest.raises(StorageError, match="removed or replaced by another program"):
+    with pytest.raises(StorageError, match="removed, replaced or resized by another program"):
         part.check_named()
     part.close()
 

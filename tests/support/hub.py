@@ -47,6 +47,7 @@ class TestHub:
         root: the folder that is served; files put there are seen at once.
         url: its address; `cdn` that of the store large files are redirected to.
         seen: every request so far.
+        under_way: answers that have begun and not ended; their lines are not in the log yet.
         fault: may answer in place of the hub; set it while it runs.
         log: request log with the bytes really sent.
     """
@@ -56,6 +57,7 @@ class TestHub:
     url: str = ""
     cdn: str = ""
     seen: list[Seen] = field(default_factory=list)
+    under_way: int = 0
     fault: Fault = lambda request: None
 
     def files_asked(self) -> list[Seen]:
@@ -142,10 +144,14 @@ def _watched(app: web.Application, hub: TestHub, server: str) -> web.Application
                 request.method,
             )
         )
-        answer = hub.fault(request)
-        if inspect.isawaitable(answer):
-            answer = await answer
-        return answer if answer is not None else await handler(request)
+        hub.under_way += 1
+        try:
+            answer = hub.fault(request)
+            if inspect.isawaitable(answer):
+                answer = await answer
+            return answer if answer is not None else await handler(request)
+        finally:
+            hub.under_way -= 1
 
     app.middlewares.insert(0, watch)
     return app

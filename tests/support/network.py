@@ -112,6 +112,7 @@ class FakeNetwork:
         self.most_active = 0
         self.sent = 0
         self.closed = 0
+        self.renewed: list[int] = []  # how many requests had been made by each renewal
         self._pipe = pipe
         self._pipe_free = 0.0
 
@@ -197,6 +198,9 @@ class FakeNetwork:
             if url.startswith(prefix):
                 return answer(url)
         return Response(status=404, headers={}, body=b"{}")
+
+    def renew(self) -> None:
+        self.renewed.append(len(self.asked))
 
     async def aclose(self) -> None:
         self.closed += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from modelhaul import Client, Settings
 from modelhaul.core.repo import RepoRef
@@ -61,10 +62,12 @@ def site(
     return network
 
 
-def client(network: FakeNetwork, folder: Path, *, threads: Threads | None = None) -> Client:
+def client(
+    network: FakeNetwork, folder: Path, *, threads: Threads | None = None, **changes: Any
+) -> Client:
     """A client of that network whose cache and memory are below `folder`.
 
-    For virtual time, unless it gets real `threads`.
+    For virtual time, unless it gets real `threads`. `changes` are those of `Client`.
     """
     settings = Settings(
         endpoint=ENDPOINT,
@@ -73,7 +76,7 @@ def client(network: FakeNetwork, folder: Path, *, threads: Threads | None = None
         cache_dir=folder / "cache",
         state_dir=folder / "state",
     )
-    return Client(settings, transport=network, threads=threads or InlineThreads())
+    return Client(settings, transport=network, threads=threads or InlineThreads(), **changes)
 
 
 def _always(response: Response) -> Callable[[str], Response]:

@@ -8,13 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from modelhaul.cli.options import (
+    CacheDir,
     Connections,
+    Dataset,
+    Endpoint,
+    Exclude,
+    Files,
     Force,
+    Hub,
+    Include,
     Json,
     LimitRate,
+    Model,
     Quiet,
+    RepoType,
+    Revision,
+    Token,
     changed_settings,
     choose_view,
+    hub_name,
 )
 from modelhaul.cli.output import JsonView, View, print_lines, printable
 from modelhaul.cli.session import run
@@ -36,68 +48,21 @@ def download(
             " huggingface.co.",
         ),
     ] = None,
-    files: Annotated[
-        list[str] | None, typer.Argument(metavar="FILE", help="Only these files.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="REPO", help="The same as REPO, for a model.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="REPO", help="REPO is a dataset.")
-    ] = None,
-    hub: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HUB",
-            help="Where REPO is: modelscope or huggingface.  [default: modelscope]",
-            autocompletion=lambda: ["modelscope", "huggingface"],
-        ),
-    ] = None,
-    repo_type: Annotated[
-        str,
-        typer.Option(
-            "--repo-type",
-            metavar="KIND",
-            help="What REPO is: model, dataset or space.",
-            autocompletion=lambda: ["model", "dataset", "space"],
-        ),
-    ] = "model",
-    revision: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Branch, tag or commit.  [default: master, or main]"),
-    ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN...",
-            help="Only files whose path matches; shell patterns, where * crosses /.",
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN...", help="No files whose path matches; wins over --include."
-        ),
-    ] = None,
+    files: Files = None,
+    model: Model = None,
+    dataset: Dataset = None,
+    hub: Hub = None,
+    repo_type: RepoType = "model",
+    revision: Revision = None,
+    include: Include = None,
+    exclude: Exclude = None,
     local_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="A plain folder to write to, instead of the cache."),
     ] = None,
-    cache_dir: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The cache.  [env: MODELSCOPE_CACHE, HF_HUB_CACHE]"),
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TOKEN",
-            help="API token.  [env: MODELSCOPE_API_TOKEN, HF_TOKEN; else the saved login]",
-        ),
-    ] = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="The site.  [env: MODELSCOPE_ENDPOINT, HF_ENDPOINT]"),
-    ] = None,
+    cache_dir: CacheDir = None,
+    token: Token = None,
+    endpoint: Endpoint = None,
     connections: Connections = None,
     limit_rate: LimitRate = None,
     max_workers: Annotated[
@@ -127,16 +92,15 @@ def download(
 
     async def main() -> int:
         from modelhaul.client import Client
-        from modelhaul.core.repo import PREFIXES
 
         if local_dir is not None and cache_dir is not None:
             raise UsageError("--local-dir and --cache-dir at once: give one of them")
         patterns = [*(include or ()), *(exclude or ())]
-        name, names, kind = _which(repo, files, model, dataset, repo_type, patterns)
+        name, names, kind = which(repo, files, model, dataset, repo_type, patterns)
         if repo in names and is_like_repo(repo):
             view.say(f"note: {repo} is taken for a file of {name}: --model and --dataset name REPO")
         wish: dict[str, Any] = {
-            "hub": None if hub is None else PREFIXES.get(hub, hub),
+            "hub": hub_name(hub),
             "kind": kind,
             "files": names,
             "revision": revision,
@@ -160,7 +124,7 @@ def download(
     raise typer.Exit(run(main, view))
 
 
-def _which(
+def which(
     repo: str | None,
     files: list[str] | None,
     model: str | None,
@@ -183,7 +147,7 @@ def _which(
             hint = (
                 f"--include and --exclude take all words behind them: put {taken} first"
                 if taken is not None
-                else "modelhaul download owner/name; see --help"
+                else "put owner/name first; see --help"
             )
             raise UsageError("no repository given", hint=hint)
         return repo, names, repo_type

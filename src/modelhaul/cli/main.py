@@ -20,6 +20,7 @@ from modelhaul.cli.parts import clean, parts
 from modelhaul.cli.serve import serve
 from modelhaul.cli.session import INTERRUPTED
 from modelhaul.cli.spelling import normal
+from modelhaul.cli.verify import verify
 from modelhaul.version import __version__
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-_VERBS = {verb.__name__: verb for verb in (download, get, serve, parts, clean)}
+_VERBS = {verb.__name__: verb for verb in (download, get, verify, serve, parts, clean)}
 for _verb in _VERBS.values():
     app.command()(_verb)
 

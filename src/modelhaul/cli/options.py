@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,61 @@ from modelhaul.core.units import parse_size
 if TYPE_CHECKING:
     from modelhaul.settings import Settings
 
+Files = Annotated[list[str] | None, typer.Argument(metavar="FILE", help="Only these files.")]
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="REPO", help="The same as REPO, for a model.")
+]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", metavar="REPO", help="REPO is a dataset.")
+]
+Hub = Annotated[
+    str | None,
+    typer.Option(
+        "--hub",
+        metavar="HUB",
+        help="Where REPO is: modelscope or huggingface.  [default: modelscope]",
+        autocompletion=lambda: ["modelscope", "huggingface"],
+    ),
+]
+RepoType = Annotated[
+    str,
+    typer.Option(
+        "--repo-type",
+        metavar="KIND",
+        help="What REPO is: model, dataset or space.",
+        autocompletion=lambda: ["model", "dataset", "space"],
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Branch, tag or commit.  [default: master, or main]"),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN...",
+        help="Only files whose path matches; shell patterns, where * crosses /.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN...", help="No files whose path matches; wins over --include."),
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="The cache.  [env: MODELSCOPE_CACHE, HF_HUB_CACHE]"),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKEN",
+        help="API token.  [env: MODELSCOPE_API_TOKEN, HF_TOKEN; else the saved login]",
+    ),
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The site.  [env: MODELSCOPE_ENDPOINT, HF_ENDPOINT]"),
+]
 Connections = Annotated[
     int | None,
     typer.Option(
@@ -53,6 +109,13 @@ def changed_settings(connections: int | None, limit_rate: str | None, **others: 
     if limit_rate is not None:
         changes["limit_rate"] = parse_size(limit_rate)
     return replace(Settings.from_environment(), **changes)
+
+
+def hub_name(hub: str | None) -> Any:
+    """The hub that `--hub` names, by its name or its prefix. Judged where it is used."""
+    from modelhaul.core.repo import PREFIXES
+
+    return None if hub is None else PREFIXES.get(hub, hub)
 
 
 def choose_view(*, quiet: bool, as_json: bool) -> View:

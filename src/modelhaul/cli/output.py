@@ -28,7 +28,7 @@ _JSON_EVERY = 1.0
 #: Files below this size get no line of their own: there may be thousands.
 _WORTH_A_LINE = 8_000_000
 #: JSON events that end a run.
-_LAST = frozenset({"finished", "error", "plan"})
+_LAST = frozenset({"finished", "verified", "error", "plan"})
 
 
 class View:
@@ -179,6 +179,8 @@ def describe(event: events.Event) -> str | None:
             return f"{name}{pinned}: {many}{size_text(size)}"
         case events.Checking(files=files, size=size):
             return f"checking {files} files that are here already ({size_text(size)})"
+        case events.FileChecked(path=path, finding=finding, reason=reason) if finding != "right":
+            return f"{finding}: {path}" + (f" ({reason})" if reason else "")
         case events.Planned(fetch=fetch, reuse=reuse) if reuse:
             return f"to fetch: {size_text(fetch)}; here already: {size_text(reuse)}"
         case events.FileFailed(path=path, message=message):
@@ -191,6 +193,8 @@ def describe(event: events.Event) -> str | None:
             return f"note: {message}"
         case events.Finished():
             return summary(event)
+        case events.Verified():
+            return verdict(event)
     return None
 
 
@@ -207,6 +211,23 @@ def summary(event: events.Finished) -> str:
         f"{size_text(event.fetched)} fetched in {duration_text(event.seconds)}{speed},"
         f" {size_text(event.reused)} reused; {proof}"
     )
+
+
+def verdict(event: events.Verified) -> str:
+    """The last line about a check."""
+    parts = [f"{event.files} files, {size_text(event.size)}, in {duration_text(event.seconds)}"]
+    for count, finding in (
+        (event.wrong, "wrong"),
+        (event.missing, "missing"),
+        (event.repaired, f"repaired ({size_text(event.fetched)} fetched)"),
+        (event.unproven, "without a stated digest"),
+    ):
+        if count:
+            parts.append(f"{count} {finding}")
+    if not event.wrong and not event.missing:
+        proof = "every file has its SHA-256" + (" or git name" if event.by_git_name else "")
+        parts.append(proof if not event.unproven else "the others have theirs")
+    return "; ".join(parts)
 
 
 def amounts_line(amounts: events.Statistics) -> str:

@@ -106,6 +106,7 @@ def _states(folder: Path | None) -> list[Path]:
 
 def _state(folder: Path | None) -> Path:
     from modelhaul.settings import Settings
+    from modelhaul.store.osfile import check_own_folder
 
     target = folder if folder is not None else Settings.from_environment().cache_dir
     target = target.expanduser()
@@ -113,7 +114,10 @@ def _state(folder: Path | None) -> Path:
         if folder is None:
             return target / RESERVED_FOLDER
         raise UsageError(f"{target} is not a folder")
-    return target.resolve() / RESERVED_FOLDER
+    state = target.resolve() / RESERVED_FOLDER
+    # Whatever lies behind a link is not ours to list, and much less to remove.
+    check_own_folder(state)
+    return state
 
 
 def _found(states: list[Path]) -> list[Unfinished]:

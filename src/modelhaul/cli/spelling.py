@@ -92,8 +92,8 @@ def is_like_repo(text: str | None) -> bool:
 
 
 def _without_pages(arguments: list[str]) -> list[str]:
-    """Pages of the sites turned into repositories, for the verb that takes one."""
-    if arguments[:1] != ["download"]:
+    """Pages of the sites turned into repositories, for the verbs that take one."""
+    if arguments[:1] not in (["download"], ["verify"]):
         return arguments
     given = {argument.partition("=")[0] for argument in arguments}
     result: list[str] = []

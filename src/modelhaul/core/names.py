@@ -15,6 +15,9 @@ RESERVED_FOLDER = ".modelhaul"
 
 _MAX_COMPONENT = 255  # bytes; NAME_MAX of every common file system
 _MAX_PATH = 4000  # bytes; PATH_MAX is 4096 on Linux and the target has to fit too
+# Each folder of a path is looked at with each file: a listing of 60,000 names of 2000 parts, which
+# is what an answer of a hub may hold, would take minutes. No name of 255 bytes has more than 128.
+_MAX_PARTS = 128
 _WINDOWS_RESERVED = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE
 )
@@ -50,10 +53,9 @@ def fault(path: str, *, windows: bool = False, reserved: Collection[str] = ()) -
     if length > _MAX_PATH:
         return f"the name is longer than {_MAX_PATH} bytes"
     parts = path.split("/")
-    for part in parts:
-        why = _component_fault(part, windows=windows)
-        if why is not None:
-            return why
+    why = _parts_fault(parts, windows=windows)
+    if why is not None:
+        return why
     folded = path.casefold()
     if parts[0].casefold() == RESERVED_FOLDER:
         return f"{RESERVED_FOLDER} is the folder of our own state"
@@ -62,6 +64,16 @@ def fault(path: str, *, windows: bool = False, reserved: Collection[str] = ()) -
         f"{folded}/".startswith(f"{name}/") or name.startswith(f"{folded}/") for name in reserved
     ):
         return f"{path} is in a place that this layout keeps for itself"
+    return None
+
+
+def _parts_fault(parts: list[str], *, windows: bool) -> str | None:
+    if len(parts) > _MAX_PARTS:
+        return f"the name has more than {_MAX_PARTS} parts"
+    for part in parts:
+        why = _component_fault(part, windows=windows)
+        if why is not None:
+            return why
     return None
 
 

@@ -6,6 +6,7 @@ another port is somebody else.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import quote, urljoin, urlsplit
@@ -80,14 +81,25 @@ def quoted_url(text: str) -> str:
     return quote(text, safe="%/:?#[]@!$&'()*+,;=-._~", encoding="utf-8", errors="surrogateescape")
 
 
+_NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
+
+
 def _is_local(host: str) -> bool:
-    """Whether a host, as written, is this machine or its own link (RFC 6890)."""
+    """Whether a host, as written, is this machine or its own link (RFC 6890).
+
+    An address that is written in no ordinary way counts as such.
+    """
+    host = host.removesuffix(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        address = ip_address(host)
+        address = ip_address(host.partition("%")[0])
     except ValueError:
-        return False
+        # "127.1", "0x7f.0.0.1", "2130706433": resolvers still take these for addresses, nobody
+        # else writes them, and no top-level domain is a number (RFC 3696 section 2).
+        return _NUMBER.fullmatch(host.rpartition(".")[2]) is not None
+    # ::ffff:127.0.0.1 reaches what 127.0.0.1 does.
+    address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_link_local or address.is_unspecified
 
 

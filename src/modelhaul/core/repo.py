@@ -58,23 +58,13 @@ def parse_ref(
         UsageError: the text is not of that form, names another hub than `hub` or one that has no
             such kind, or the revision is none.
     """
-    prefix, colon, rest = text.strip().partition(":")
-    if colon and prefix in PREFIXES:
-        if hub not in (None, PREFIXES[prefix]):
-            raise UsageError(f"{text!r} is of another hub than {hub}", hint="leave one of them out")
-        hub, spelled = PREFIXES[prefix], rest
-    else:
-        hub, spelled = hub or "modelscope", text.strip()
-    if hub not in PREFIXES.values():
+    if hub not in (None, *PREFIXES.values()):
         raise UsageError(f"not a hub: {hub!r}", hint=f"there are {' and '.join(PREFIXES.values())}")
-    if kind == "space" and hub == "modelscope":
-        raise UsageError("spaces are downloaded from Hugging Face only", hint="hf:owner/name")
-    owner, slash, name = spelled.rpartition("/")
-    # A name without an owner is an old repository; two dashes stand between owner and name in the
-    # cache of that hub, which therefore has no such names.
-    single = hub == "huggingface" and not slash
-    fits = (single or _PART.fullmatch(owner)) and _PART.fullmatch(name)
-    if not fits or (hub == "huggingface" and "--" in spelled):
+    prefix, colon, _ = text.strip().partition(":")
+    if colon and hub is not None and PREFIXES.get(prefix, hub) != hub:
+        raise UsageError(f"{text!r} is of another hub than {hub}", hint="leave one of them out")
+    found = _named(text, hub)
+    if found is None:
         raise UsageError(
             f"not a repository name: {text!r}",
             hint=(
@@ -83,9 +73,39 @@ def parse_ref(
                 else "names have the form owner/name or hf:owner/name, for example Qwen/Qwen3-8B"
             ),
         )
+    hub, owner, name = found
+    if kind == "space" and hub == "modelscope":
+        raise UsageError("spaces are downloaded from Hugging Face only", hint="hf:owner/name")
     if revision is not None and not is_revision(revision):
         raise UsageError(f"not a revision: {revision!r}", hint="give a branch, a tag or a commit")
     return RepoRef(hub, kind, owner, name, revision)
+
+
+def is_repo(text: str, hub: HubName | None = None) -> bool:
+    """Whether `text` has the form of a repository's name, with the prefix of a hub or without.
+
+    Args:
+        text: what somebody wrote; it may as well be a path.
+        hub: of a name without a prefix; None means ModelScope.
+    """
+    return _named(text, hub) is not None
+
+
+def _named(text: str, hub: HubName | None) -> tuple[HubName, str, str] | None:
+    """Hub, owner and name; None if `text` is no repository's name."""
+    prefix, colon, spelled = text.strip().partition(":")
+    if colon and prefix in PREFIXES:
+        hub = PREFIXES[prefix]
+    else:
+        hub, spelled = hub or "modelscope", text.strip()
+    owner, slash, name = spelled.rpartition("/")
+    # A name without an owner is an old repository; two dashes stand between owner and name in the
+    # cache of that hub, which therefore has no such names.
+    single = hub == "huggingface" and not slash
+    fits = (single or _PART.fullmatch(owner)) and _PART.fullmatch(name)
+    if not fits or (hub == "huggingface" and "--" in spelled):
+        return None
+    return hub, owner, name
 
 
 def is_revision(text: str) -> bool:

@@ -79,6 +79,7 @@ class SourceState:
     ranges: bool = True
     good_ranges: int = 0
     ignored_ranges: int = 0
+    other_versions: int = 0
     faults: int = 0
     active: int = 0
 
@@ -90,12 +91,18 @@ class SourceState:
         """A range was answered with exactly that range."""
         self.good_ranges += 1
         self.ignored_ranges = 0
+        self.other_versions = 0
 
     def ignored(self) -> None:
         """A range was asked for and the whole body came."""
         self.ignored_ranges += 1
         if self.good_ranges == 0 or self.ignored_ranges >= MOST_IGNORED_RANGES:
             self.ranges = False
+
+    def other_version(self) -> bool:
+        """It answered with another version than the one that is insisted on; False if too often."""
+        self.other_versions += 1
+        return self.other_versions < MOST_FAULTS
 
     def fault(self) -> bool:
         """It broke the protocol once more; False if that was once too often."""
@@ -117,6 +124,8 @@ class Job:
         frontier: end of the contiguous prefix that is on disk; the driver moves it, and holds it
             back while the hashing is behind.
         behind: the hashing is behind: a second connection for the same bytes would not help.
+        believed: name of the source to ask while it is alive, where another one may have lied.
+        version: the validator that answers must have though a digest is known, None for any.
     """
 
     key: int
@@ -126,6 +135,8 @@ class Job:
     todo: SpanSet = field(default_factory=SpanSet)
     frontier: int = 0
     behind: bool = False
+    believed: str | None = None
+    version: str | None = None
     leases: list[Lease] = field(default_factory=list, repr=False)
 
     def alive(self) -> bool:
@@ -150,6 +161,7 @@ class Lease:
         hedge: the request that runs beside it because this one is late.
         rival: of a hedge, the lease that owns what it fetches; None of every owner.
         hedged: hedges that were begun for these bytes so far.
+        version: the strong validator of its answer, None before one came or if it has none.
     """
 
     job: Job
@@ -168,6 +180,7 @@ class Lease:
     hedge: Lease | None = field(default=None, repr=False)
     rival: Lease | None = field(default=None, repr=False)
     hedged: int = 0
+    version: str | None = None
     _mark: tuple[float, int] = (0.0, 0)
 
     @property
@@ -289,6 +302,7 @@ class Scheduler:
     def choose(self, job: Job, usable: Usable) -> SourceState | None:
         """The source that should be asked next for a job; None if none may be asked now."""
         alive = [source for source in job.sources if source.alive]
+        alive = [source for source in alive if source.name == job.believed] or alive
         first = [source for source in alive if not source.fallback] or alive
         if not job.whole:
             first = [source for source in first if source.ranges] or first

@@ -123,7 +123,7 @@ class Asking:
             span=Span(lease.position, stop),
             whole=lease.body,
             size=file.size,
-            validator=None if file.content is not None else file.validator,
+            validator=lease.job.version if file.content is not None else file.validator,
         )
 
 

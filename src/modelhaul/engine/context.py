@@ -104,6 +104,9 @@ class Context(Protocol):
     def fetch_instead(self, task: Task) -> None:
         """What was to be copied cannot be; its sources have it."""
 
+    def renew(self) -> None:
+        """What was kept open is suspect: the next requests go over new connections."""
+
     def again(self, job: Job) -> None:
         """A whole file has to be fetched once more."""
 

@@ -12,10 +12,10 @@ import anyio
 from modelhaul.core.digests import Digests
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import Order, Task
-from modelhaul.errors import HaulError, IntegrityError
+from modelhaul.errors import HaulError, IntegrityError, Occupied
 from modelhaul.events import FileProgress, Note
 from modelhaul.store import osfile
-from modelhaul.store.claim import part_name
+from modelhaul.store.claim import COPY, part_name
 from modelhaul.store.hashing import STEP, ContentHash
 from modelhaul.store.index import Entry, Known
 from modelhaul.store.osfile import storage_errors
@@ -51,7 +51,12 @@ class CopyFile(Task):
                     # One of a file that the update itself brings comes after the burst anyway.
                     burst.arrive()
                     await burst.wait()
-                await threads.sync(self._publish, part)
+                try:
+                    await threads.sync(self._publish, part)
+                except Occupied:
+                    # Another process that brings the same may have been faster.
+                    if not await self.context.recheck(self.order):
+                        raise
             finally:
                 with anyio.CancelScope(shield=True):
                     await threads.write(_put_away, part)
@@ -74,11 +79,8 @@ class CopyFile(Task):
     def _copy(self, source: Path) -> PartFile:
         """In a thread: read, hash, write; then a barrier. Without the lock: it may wait long."""
         file, placement = self.order.file, self.order.placement
-        with storage_errors(f"making folders for {placement.final}"):
-            osfile.check_parents(placement.root, placement.relative)
-            osfile.make_folders(placement.state)
-            osfile.make_folders(placement.final.parent)
-        stem = part_name(file.identity or placement.relative, file.size or 0) + ".copy"
+        placement.make_way()
+        stem = part_name(file.identity or placement.relative, file.size or 0) + COPY
         token = f"{self.context.token}-{id(self):x}"
         locks = self.context.locks and self.context.burst is None
         part = open_private(placement.state, stem, locks=locks, token=token)
@@ -103,7 +105,7 @@ class CopyFile(Task):
         content = ContentHash(self.order.file)
         buffer = memoryview(bytearray(STEP))
         with _usable(source):
-            fd = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            fd = osfile.open_content(source)
         try:
             shared = part.clone_from(fd)
             while True:
@@ -127,6 +129,7 @@ class CopyFile(Task):
     def _publish(self, part: PartFile) -> None:
         """In a thread: rename and folder sync; then the memory learns of it."""
         placement = self.order.placement
+        placement.check_way()
         stamp = part.rename(placement.final, replaces=placement.replaces)
         with storage_errors(f"syncing {placement.final.parent}"):
             osfile.sync_folder(placement.final.parent)

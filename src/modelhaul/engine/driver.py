@@ -354,6 +354,9 @@ class Engine:
         self._feed()
         self._dispatch()
 
+    def renew(self) -> None:
+        self._transport.renew()
+
     def again(self, job: Job) -> None:
         self._scheduler.again(job)
 
@@ -594,4 +597,5 @@ def done_event(result: FileResult) -> FileDone:
         verified=result.verified,
         fetched=result.fetched,
         proof_seconds=result.proof_seconds,
+        disproven=result.disproven,
     )

@@ -16,11 +16,13 @@ from modelhaul.core.retry import Budget
 from modelhaul.core.scheduler import Host, Job, Lease, Scheduler
 from modelhaul.engine.asking import Asking
 from modelhaul.engine.task import Task
-from modelhaul.errors import HaulError
+from modelhaul.errors import HaulError, OtherVersion
 from modelhaul.events import Event, Retrying, SourceDropped
 
 #: A failed request that brought this many bytes costs nothing.
 USEFUL = 64 * 1024
+#: Failures in a row after which a source that was to bring everything alone has others beside it.
+MOST_STRIKES = 3
 
 
 class Failures:
@@ -65,6 +67,8 @@ class Failures:
                 self._revoke(lease)
             return
         costs = self._carry_out(judgement, asking, error)
+        if source.name == job.believed and asking.lane.health.strikes >= MOST_STRIKES:
+            job.believed = None  # the others may have the right bytes after all
         if not source.alive:
             self._emit(
                 SourceDropped(path=task.order.file.path, source=source.name, reason=error.message)
@@ -107,7 +111,11 @@ class Failures:
         counts = self._tell_origin(judgement, asking, error)
         if judgement.ignored:
             source.ignored()
-        if judgement.fault and counts:
+        if isinstance(error, OtherVersion) and asking.task.order.file.sha256 is not None:
+            # No fault of the source: we insisted on a version, and its digest is known.
+            if not source.other_version():
+                lease.job.version = None  # then the digest alone has to tell
+        elif judgement.fault and counts:
             source.fault()
         if judgement.drop:
             source.alive = False

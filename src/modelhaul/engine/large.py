@@ -11,21 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 
 import anyio
 
+from modelhaul.core.inquiry import Inquiry
 from modelhaul.core.journal import Have
 from modelhaul.core.scheduler import Job, Lease
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.core.transfer import Change, State, step
+from modelhaul.core.units import size_text
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Context
-from modelhaul.engine.hasher import Hasher
-from modelhaul.engine.pieces import Piece, PieceWriter
+from modelhaul.engine.hasher import HASH_STEP, Hasher
+from modelhaul.engine.pieces import Piece, PieceWriter, source_mark
 from modelhaul.engine.task import LeaseReceiver, Order, Task
 from modelhaul.errors import HaulError, IntegrityError, Occupied, StorageError, single_error
 from modelhaul.events import FileProgress, FileStarted, Note, Repairing, Waiting
-from modelhaul.store import osfile
 from modelhaul.store.claim import Claim, Wanted, claim, crc_of, read_runs
 from modelhaul.store.hashing import STEP
 from modelhaul.store.index import Entry, Known
@@ -39,8 +41,7 @@ BARRIER_BYTES = 256 * MIB
 LOCK_POLL = 0.25
 #: How long a stop may wait for the last bytes to be handed over.
 STOP_SECONDS = 1.0
-#: Fetched again in full at most once; a disk that goes on changing bytes is given up too.
-MOST_REFETCHES = 1
+#: A disk that goes on changing bytes is given up.
 MOST_MENDS = 3
 
 
@@ -65,8 +66,11 @@ class LargeFile(Task):
         )
         self._unsynced = SpanSet()
         self._since_barrier = 0
-        self._refetches = 0
         self._mends = 0
+        self._inquiry = Inquiry(self._size)
+        self._doubted: list[Have] = []  # runs that were fetched again because they may be wrong
+        # Bytes by source and by the validator of their answer.
+        self._versions: Counter[tuple[str, str | None]] = Counter()
         self._wake_barrier = asyncio.Event()
         self._wake_prover = asyncio.Event()
 
@@ -192,10 +196,7 @@ class LargeFile(Task):
         """In a thread: the folders, then the claim."""
         file, placement, context = self.order.file, self.order.placement, self.context
         assert file.identity is not None
-        with osfile.storage_errors(f"making folders for {placement.final}"):
-            osfile.check_parents(placement.root, placement.relative)
-            osfile.make_folders(placement.state)
-            osfile.make_folders(placement.final.parent)
+        placement.make_way()
         wanted = Wanted(
             identity=file.identity,
             size=self._size,
@@ -214,7 +215,7 @@ class LargeFile(Task):
             async with anyio.create_task_group() as group:
                 group.start_soon(self._writer.run, self._claimed)
                 group.start_soon(self._writer.keep_records)
-                group.start_soon(self._hasher.run, self._claimed.part)
+                group.start_soon(self._hash)
                 group.start_soon(self._keep_barriers)
                 self._check_arrival()
                 while not await self._prove():
@@ -233,6 +234,8 @@ class LargeFile(Task):
             if piece.length:
                 self._have.add(Span(piece.offset, piece.offset + piece.length))
                 self._since_barrier += piece.length
+                owner = piece.owner
+                self._versions[owner.source.name, owner.version] += piece.length
         for have in recorded:
             self._unsynced.add(have.span)
         if self._have.total > self._most:
@@ -287,6 +290,23 @@ class LargeFile(Task):
 
     # -- 4: proof ------------------------------------------------------------------------------
 
+    async def _hash(self) -> None:
+        """Hash what is written, until cancelled.
+
+        Raises:
+            StorageError: it cannot be read back; what is damaged there does not count any more.
+        """
+        try:
+            await self._hasher.run(self._claimed.part)
+        except StorageError:
+            # Left as it is, every later run would stop at this place; fetched and written anew, the
+            # disk may put it elsewhere.
+            at = self._hasher.position
+            with contextlib.suppress(StorageError), anyio.CancelScope(shield=True):
+                wrong = await self.context.threads.hash(self._damaged, Span(at, at + HASH_STEP))
+                await self.context.threads.sync(self._claimed.journal.void, list(wrong))
+            raise
+
     async def _prove(self) -> bool:
         """Wait for the last byte and the digest; False if bytes have to be fetched again."""
         while self.state is not State.PROVING or not self._hasher.reached(self._size):
@@ -296,34 +316,30 @@ class LargeFile(Task):
             self._wake_prover.clear()
         if self._hasher.digests().admits(self.order.file):
             self.tally.proven = anyio.current_time()
+            if self._doubted:
+                await self._tell_whose_bytes_were_wrong()
             self._change(Change.PROVEN)
             return True
         await self._repair()
         return False
 
     async def _repair(self) -> None:
-        """Mark for fetching what is wrong: what the disk damaged, else everything, once.
+        """Mark for fetching what is wrong: what the disk damaged, else what one source has not
+        brought, or all of it once more where there is only one.
 
         Raises:
             IntegrityError: it was wrong again; part and journal are gone.
         """
         await self._writer.wait_drained()
-        wrong = await self.context.threads.hash(self._damaged)
+        wrong = await self.context.threads.hash(self._damaged, Span(0, self._size))
         if wrong and self._mends < MOST_MENDS:
             self._mends += 1
             reason = "these bytes changed on the disk"
-        elif self._refetches < MOST_REFETCHES:
-            self._refetches += 1
-            wrong = SpanSet([Span(0, self._size)])
-            reason = "the digest is wrong and the disk is not to blame"
         else:
-            await self.context.threads.write(self._claimed.discard)
-            origins = ", ".join(self.tally.sources) or "the part on disk"
-            wrong_how = self._hasher.digests().difference(self.order.file)
-            raise IntegrityError(
-                f"{self.order.file.path}: {wrong_how} (fetched twice, from {origins})",
-                hint="source and listing disagree; nothing was left under its name",
-            )
+            source, wrong = await self._believe_next()
+            self.ranges.version = self._version_of_most(source)
+            reason = f"the digest is wrong and the disk is not to blame; now from {source} alone"
+            self.context.renew()
         self._change(Change.DISPROVEN)
         self.context.emit(Repairing(path=self.order.file.path, size=wrong.total, reason=reason))
         await self.context.threads.sync(self._claimed.journal.void, list(wrong))
@@ -336,13 +352,90 @@ class LargeFile(Task):
         self._hasher.wake()
         self.context.more_work()
 
-    def _damaged(self) -> SpanSet:
-        """In a thread: the recorded runs whose bytes on disk have another CRC by now."""
-        _, runs = read_runs(self._claimed.journal.path)
-        buffer = memoryview(bytearray(STEP))
+    def _version_of_most(self, source: str) -> str | None:
+        """The validator of more than half of the bytes of a source, where it had several.
+
+        A store with two versions of a file behind one name would mix them for ever. Where each
+        edge has a validator of its own for the same bytes, most have none in common.
+        """
+        counted, self._versions = self._versions, Counter()
+        versions = Counter({tag: count for (name, tag), count in counted.items() if name == source})
+        if len(versions) < 2:
+            return None
+        ((version, most),) = versions.most_common(1)
+        return version if 2 * most > versions.total() else None
+
+    def _damaged(self, within: Span) -> SpanSet:
+        """In a thread: recorded runs, some of it in `within`, whose bytes have another CRC now."""
         return SpanSet(
-            run.span for run in runs if crc_of(self._claimed.part, run.span, buffer) != run.crc
+            run.span
+            for run in self._runs()
+            if SpanSet([within]).overlaps(run.span) and not self._stands(run)
         )
+
+    def _runs(self) -> tuple[Have, ...]:
+        return read_runs(self._claimed.journal.path)[1]
+
+    def _stands(self, run: Have) -> bool:
+        """In a thread: whether the part has the bytes of this run."""
+        buffer = memoryview(bytearray(STEP))
+        return crc_of(self._claimed.part, run.span, buffer) == run.crc
+
+    async def _believe_next(self) -> tuple[str, SpanSet]:
+        """The source that brings what it has not brought yet, so that every byte is of it alone.
+
+        Raises:
+            IntegrityError: each had its chance; part and journal are gone.
+        """
+        names = {source_mark(source.name): source.name for source in self.ranges.sources}
+        alive = [source_mark(source.name) for source in self.ranges.sources if source.alive]
+        brought = await self.context.threads.hash(self._brought)
+        believed = self._inquiry.next(list(dict.fromkeys(alive)), brought)
+        if believed is None:
+            await self.context.threads.write(self._claimed.discard)
+            agreed = [names[mark] for mark in self._inquiry.agreed(brought) if mark in names]
+            raise self._disproven(agreed)
+        mark, missing = believed
+        self.ranges.believed = names[mark]
+        runs = await self.context.threads.hash(self._runs)
+        self._doubted += [run for run in runs if missing.overlaps(run.span)]
+        return names[mark], missing
+
+    def _disproven(self, agreed: list[str]) -> IntegrityError:
+        """The error of a file that no source has with the stated digest."""
+        file = self.order.file
+        wrong = f"{file.path}: {self._hasher.digests().difference(file)}"
+        if len(agreed) > 1:
+            return IntegrityError(
+                f"{wrong} ({' and '.join(agreed)} have the same bytes)",
+                hint="the digest is of another file; nothing was left under its name",
+            )
+        origins = ", ".join(self.tally.sources) or "the part on disk"
+        return IntegrityError(
+            f"{wrong} (fetched twice, from {origins})",
+            hint="source and listing disagree; nothing was left under its name",
+        )
+
+    def _brought(self) -> dict[int, SpanSet]:
+        """In a thread: for each source the bytes that it has brought as they are on disk now."""
+        brought: dict[int, SpanSet] = {}
+        for run in (*self._runs(), *self._doubted):
+            if self._stands(run):
+                brought.setdefault(run.source, SpanSet()).add(run.span)
+        return brought
+
+    async def _tell_whose_bytes_were_wrong(self) -> None:
+        """The digest is right at last: what is not as it was before was wrong."""
+        wrong = await self.context.threads.hash(
+            lambda: [run for run in self._doubted if not self._stands(run)]
+        )
+        names = {source_mark(source.name): source.name for source in self.ranges.sources}
+        for mark in dict.fromkeys(run.source for run in wrong):
+            name = names.get(mark, "a source of an earlier run")
+            self.tally.disproven[name] = None
+            size = SpanSet(run.span for run in wrong if run.source == mark).total
+            text = f"{name} sent wrong bytes of {self.order.file.path}, within {size_text(size)}"
+            self.context.emit(Note(message=f"{text} that were fetched again"))
 
     # -- 5 and 6: publication ------------------------------------------------------------------
 
@@ -386,6 +479,7 @@ class LargeFile(Task):
         validator = file.validator if file.content is None else None
 
         def publish() -> None:
+            placement.check_way()
             stamp = claimed.part.publish(placement.final, replaces=placement.replaces)
             known = Known.of(digests, validator=validator, ours=True)
             # Before the journal goes: after a kill in between, the journal still tells whose the

@@ -143,4 +143,7 @@ def expiry(url: str) -> float | None:
         return None
     import calendar
 
-    return calendar.timegm((*map(int, match.groups()), 0, 0, 0)) + float(duration)
+    try:
+        return calendar.timegm((*map(int, match.groups()), 0, 0, 0)) + float(duration)
+    except ValueError:  # a month of 13: the address is the server's word
+        return None

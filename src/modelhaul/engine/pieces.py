@@ -39,6 +39,11 @@ _TURN = 64 * MIB
 _TURN_SECONDS = 0.25
 
 
+def source_mark(name: str) -> int:
+    """What records call a source."""
+    return crc32(name.encode())
+
+
 @dataclass(slots=True, eq=False)
 class Piece:
     """Bytes that arrived: `block[:length]` belongs at `offset`.
@@ -96,6 +101,7 @@ class PieceReceiver(LeaseReceiver):
         return self._fill if self._block is not None else 0
 
     def started(self, answer: Answer) -> None:
+        self.lease.version = answer.validator
         if answer.ranged:
             self.lease.source.ranged()
 
@@ -348,7 +354,7 @@ class PieceWriter:
         if piece.block is not None:
             data = piece.block.view[: piece.length]
             if run is None:
-                source = crc32(piece.owner.source.name.encode())
+                source = source_mark(piece.owner.source.name)
                 run = _Run(piece.offset, piece.offset, 0, source, self.context.now())
                 self._runs[piece.owner] = run
             assert run.stop == piece.offset

@@ -14,7 +14,8 @@ from modelhaul.errors import HaulError
 from modelhaul.events import FileProgress
 from modelhaul.net.transport import Answer, Receiver
 from modelhaul.report import FileResult, How
-from modelhaul.store.osfile import Stamp
+from modelhaul.store import osfile
+from modelhaul.store.osfile import Stamp, storage_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,26 @@ class Placement:
     relative: str
     state: Path
     replaces: Stamp | None
+
+    def make_way(self) -> None:
+        """In a thread: check the folders that lead to the final name, and make what is missing.
+
+        Raises:
+            StorageError: one of them is a link or a file, or cannot be made.
+        """
+        self.check_way()
+        with storage_errors(f"making folders for {self.final}"):
+            osfile.make_folders(self.state)
+            osfile.make_folders(self.final.parent)
+
+    def check_way(self) -> None:
+        """In a thread, and once more before the final name is given: a transfer may take hours.
+
+        Raises:
+            UnsafeName, Occupied: a folder on the way is a link or a file by now.
+        """
+        with storage_errors(f"looking at the folders of {self.final}"):
+            osfile.check_parents(self.root, self.relative)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +90,7 @@ class Tally:
     last_byte: float | None = None
     proven: float | None = None
     sources: dict[str, None] = field(default_factory=dict)
+    disproven: dict[str, None] = field(default_factory=dict)
 
     @property
     def proof_seconds(self) -> float | None:
@@ -131,6 +153,7 @@ class Task:
                 reused=tally.reused,
                 proof_seconds=tally.proof_seconds if how == "fetched" else None,
                 sources=tuple(tally.sources),
+                disproven=tuple(tally.disproven),
             )
         )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 
 from modelhaul.core.digests import Digests
-from modelhaul.core.scheduler import Job, Lease
+from modelhaul.core.scheduler import Job, Lease, SourceState
 from modelhaul.engine.buffers import Block
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Context
@@ -28,10 +28,10 @@ from modelhaul.errors import (
     StorageError,
     single_error,
 )
-from modelhaul.events import FileProgress
+from modelhaul.events import FileProgress, Note
 from modelhaul.net.transport import Answer
 from modelhaul.store import osfile
-from modelhaul.store.claim import part_name
+from modelhaul.store.claim import WHOLE, part_name
 from modelhaul.store.hashing import ContentHash, hash_file
 from modelhaul.store.index import Entry, Known
 from modelhaul.store.osfile import Stamp, storage_errors
@@ -42,7 +42,6 @@ BATCH_BYTES = 64 << 20
 BATCH_SECONDS = 1.0
 #: What an unknown size counts as: larger than any file.
 UNBOUNDED = 1 << 62
-_MOST_REFETCHES = 1
 
 
 class WholeReceiver(LeaseReceiver):
@@ -116,7 +115,7 @@ class WholeReceiver(LeaseReceiver):
             self._lease.stop = self._lease.position
         if self._block is not None and self._fill:
             await self._file.store(self._block.view[: self._fill])
-        await self._file.complete()
+        await self._file.complete(self._lease.source)
 
     def close(self) -> None:
         block, self._block = self._block, None
@@ -134,7 +133,7 @@ class WholeFile(Task):
         self._part: PartFile | None = None
         self._hash = ContentHash(order.file)
         self._written = 0
-        self._refetches = 0
+        self._wrong: list[str] = []  # the source of each answer with wrong bytes
 
     def receiver(self, lease: Lease) -> LeaseReceiver:
         self._hash = ContentHash(self.order.file)
@@ -175,37 +174,39 @@ class WholeFile(Task):
             self._part.resize(0)
             return
         file, placement = self.order.file, self.order.placement
-        with storage_errors(f"making folders for {placement.final}"):
-            osfile.check_parents(placement.root, placement.relative)
-            osfile.make_folders(placement.state)
-            osfile.make_folders(placement.final.parent)
-        stem = part_name(file.identity or f"path:{placement.relative}", file.size or 0) + ".whole"
+        placement.make_way()
+        stem = part_name(file.identity or f"path:{placement.relative}", file.size or 0) + WHOLE
         # A part that is closed before it is published has no lock to protect it.
         locks = self.context.locks and self.context.burst is None
         token = f"{self.context.token}-{id(self):x}"
         self._part = open_private(placement.state, stem, locks=locks, token=token)
 
-    async def complete(self) -> None:
+    async def complete(self, source: SourceState | None = None) -> None:
         """All bytes are written: check the digest and hand over to the batch.
 
+        Args:
+            source: where they came from; None for a file without any.
+
         Raises:
-            IntegrityError: it was wrong for the second time.
+            IntegrityError: it was wrong once more.
         """
         if self._written == 0:
             await self.context.threads.write(self._restart)
         file, digests = self.order.file, self._hash.digests()
         if not digests.admits(file):
-            if self._written and self._refetches < _MOST_REFETCHES:
-                self._refetches += 1
-                assert self.job is not None
-                self.context.again(self.job)
-                return
-            origins = f" (fetched twice, from {', '.join(self.tally.sources)})"
-            raise IntegrityError(
-                f"{file.path}: {digests.difference(file)}{origins if self._written else ''}",
-                hint="source and listing disagree; nothing was left under its name",
-            )
+            if source is None or not self._fetch_again(source):
+                times = len(self._wrong)
+                origins = f" (fetched {times} times, from {', '.join(self.tally.sources)})"
+                raise IntegrityError(
+                    f"{file.path}: {digests.difference(file)}{origins if times else ''}",
+                    hint="source and listing disagree; nothing was left under its name",
+                )
+            return
         self.tally.proven = anyio.current_time()
+        for name in dict.fromkeys(self._wrong):
+            self.tally.disproven[name] = None
+            text = f"{name} sent wrong bytes of {file.path}, which were fetched again"
+            self.context.emit(Note(message=text))
         assert self._part is not None
         part, self._part = self._part, None
         # Round trips are what such files cost: a few of them count as a megabyte of progress.
@@ -213,6 +214,21 @@ class WholeFile(Task):
         # From here on the batch counts them.
         size, self._written = self._written, 0
         await self._batch.add(Ready(self, part, digests, size))
+
+    def _fetch_again(self, source: SourceState) -> bool:
+        """Have the file asked for once more, from each source once; False if that was done.
+
+        Over new connections in any case, and from the only source a second time.
+        """
+        assert self.job is not None
+        self._wrong.append(source.name)
+        others = {one.name for one in self.job.sources if one.alive}.difference(self._wrong)
+        if not others and len(self._wrong) > 1:
+            return False
+        self.job.believed = next(iter(sorted(others)), None)
+        self.context.renew()
+        self.context.again(self.job)
+        return True
 
     def discard(self) -> None:
         """In a thread: remove the part of a file that is given up or interrupted."""
@@ -384,6 +400,7 @@ def _rest(part: PartFile) -> None:
 def _rename_one(ready: Ready) -> Stamp | None:
     """Rename a part; None if another process has put the same bytes there meanwhile."""
     placement = ready.file.order.placement
+    placement.check_way()
     try:
         return ready.part.rename(placement.final, replaces=placement.replaces)
     except Occupied:

@@ -46,13 +46,19 @@ def parse_address(text: str, headers: Mapping[str, str]) -> Address:
     Raises:
         UsageError: not an http(s) URL.
     """
+    try:
+        # Bytes of a command line that are no UTF-8 come as lone surrogates; others are no text.
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise UsageError("not a URL: it holds characters that are not Unicode") from None
     origin = origin_of(text)
     parts = urlsplit(text)
     credentials = dict(headers)
     explicit = any(name.lower() == "authorization" for name in headers)
     if parts.username is not None and not explicit:
         user, password = unquote(parts.username), unquote(parts.password or "")
-        token = base64.b64encode(f"{user}:{password}".encode()).decode()
+        raw = f"{user}:{password}".encode("utf-8", "surrogateescape")
+        token = base64.b64encode(raw).decode()
         credentials["Authorization"] = f"Basic {token}"
     netloc = parts.netloc.rpartition("@")[2]
     url = urlunsplit(parts._replace(netloc=netloc, fragment=""))

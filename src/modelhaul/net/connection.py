@@ -82,6 +82,8 @@ class Connection(asyncio.BufferedProtocol):
         #: When the last byte came, by the loop's clock.
         self.heard = self._loop.time()
         self.keeps_alive = True
+        #: Of its maker: which of its connections belong together.
+        self.era = 0
         #: For what the loop has no name for; set by who made it.
         self.socket: socket.socket | None = None
 
@@ -244,8 +246,9 @@ class Connection(asyncio.BufferedProtocol):
         except h11.RemoteProtocolError as error:
             if self._ended:
                 raise ConnectionLost(f"{shown(self._url)} closed the connection") from error
-            # Its own text is not used: it may quote what the server sent.
-            raise ProtocolError(f"{shown(self._url)} does not speak HTTP") from error
+            # Its own text is not used, nor shown as the cause: it may quote what the server sent,
+            # and a server may send back what we did.
+            raise ProtocolError(f"{shown(self._url)} does not speak HTTP") from None
 
     async def _piece(self) -> bytes:
         """The next bytes outside of a plain body; b"" when the server has closed."""

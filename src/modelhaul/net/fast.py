@@ -73,6 +73,7 @@ class FastTransport:
         self._trust = Trust(settings)
         self._idle: dict[str, list[Connection]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
+        self._era = 0  # connections of an earlier one are not kept
         self._addresses: dict[tuple[str, int], tuple[float, list[Any]]] = {}
 
     async def call(
@@ -87,6 +88,15 @@ class FastTransport:
             return await self._call(connection, route, question, url, limit)
 
         return await self._on_connection(url, route, exchange)
+
+    def renew(self) -> None:
+        self._era += 1
+        kept, self._idle = self._idle, {}
+        for connections in kept.values():
+            for connection in connections:
+                connection.close()
+        if self._slow is not None:
+            self._slow.renew()
 
     async def aclose(self) -> None:
         """Close all connections. Usable again afterwards."""
@@ -206,6 +216,7 @@ class FastTransport:
         except EOFError as error:
             raise ConnectFailed(f"no connection to {where}: the handshake was cut") from error
         connection.socket = sock if sys.platform == "linux" else None
+        connection.era = self._era
         return connection
 
     async def _resolve(self, route: _Route) -> list[Any]:
@@ -285,7 +296,7 @@ class FastTransport:
             self._leave(route, connection, reusable=reusable)
 
     def _leave(self, route: _Route, connection: Connection, *, reusable: bool) -> None:
-        if not (reusable and connection.keeps_alive):
+        if not (reusable and connection.keeps_alive and connection.era == self._era):
             connection.close()
             return
         self._idle.setdefault(route.origin, []).append(connection)

@@ -62,6 +62,7 @@ class HttpTransport:
         self._keep_alive = keep_alive
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._trust = Trust(settings)
+        self._left: list[aiohttp.ClientSession] = []  # nothing new is asked over these
 
     # -- sessions ----------------------------------------------------------------------------
 
@@ -111,10 +112,16 @@ class HttpTransport:
             max_field_size=MAX_HEADER,
         )
 
+    def renew(self) -> None:
+        # Not closed before the end: requests may be under way on them.
+        self._left += self._sessions.values()
+        self._sessions.clear()
+
     async def aclose(self) -> None:
         """Close all connections. Usable again afterwards."""
-        sessions = list(self._sessions.values())
+        sessions = [*self._sessions.values(), *self._left]
         self._sessions.clear()
+        self._left.clear()
         with anyio.CancelScope(shield=True):
             for session in sessions:
                 await session.close()
@@ -189,7 +196,7 @@ async def _read(content: aiohttp.StreamReader, url: str, idle: float) -> bytes:
         with anyio.move_on_after(idle):
             return await content.readany()
     except (aiohttp.ClientError, OSError) as error:
-        raise _mapped(url, error) from error
+        raise _mapped(url, error) from _speakable(error)
     raise TimedOut(f"{shown(url)} says nothing any more")
 
 
@@ -212,7 +219,7 @@ def _connect_errors(url: str) -> Iterator[None]:
     except HaulError:
         raise
     except (aiohttp.ClientError, OSError, EOFError, ValueError) as error:
-        raise _mapped(url, error) from error
+        raise _mapped(url, error) from _speakable(error)
     except Exception as error:
         # The SOCKS library, imported only when it is used, has errors of its own without a public
         # base; everything else here is a bug and goes on.
@@ -222,6 +229,12 @@ def _connect_errors(url: str) -> Iterator[None]:
             f"the SOCKS proxy fails for {shown(url)}: {one_line(str(error))}",
             hint="check ALL_PROXY, HTTPS_PROXY and NO_PROXY",
         ) from error
+
+
+def _speakable(error: Exception) -> Exception | None:
+    """What may stand above our error in a traceback: some quote the URL with its signature."""
+    quotes = isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL)
+    return None if quotes else error
 
 
 def _mapped(url: str, error: Exception) -> HaulError:
@@ -250,9 +263,8 @@ def _mapped(url: str, error: Exception) -> HaulError:
         return ConnectionLost(f"{where} closed the connection")
     if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
         return ProtocolError(f"{where} is not a usable address")
-    # From here on the exception's own text is not used: it may quote the URL with its signature.
-    if isinstance(error, aiohttp.ClientResponseError):
-        return ProtocolError(f"{where} does not speak HTTP: {one_line(error.message)}")
-    if isinstance(error, ValueError):
+    # From here on the exception's own text is not used: it may quote the URL with its signature, or
+    # what the server sent.
+    if isinstance(error, aiohttp.ClientResponseError | ValueError):
         return ProtocolError(f"{where} does not speak HTTP")
     return TransportError(f"{where}: {type(error).__name__}")

@@ -14,15 +14,16 @@ from email.utils import parsedate_to_datetime
 from modelhaul.core.origin import redirect_target, shown
 from modelhaul.core.retry import Verdict, verdict
 from modelhaul.core.span import Span
-from modelhaul.errors import ProtocolError, RangeIgnored, StatusError
+from modelhaul.errors import OtherVersion, ProtocolError, RangeIgnored, StatusError
 from modelhaul.net.transport import Answer, Redirect, Request
 
-# "bytes=0-9/10" and a missing blank are seen in the wild; the numbers have to be right anyway.
+# "bytes=0-9/10" and a missing blank are seen in the wild; the numbers have to be right anyway. All
+# in ASCII: of what else `\s` and `\d` take, `int()` refuses some ("\x1d7").
 _CONTENT_RANGE = re.compile(
-    r"\s*bytes[ =]?\s*(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)\s*", re.IGNORECASE
+    r"[ \t]*bytes[ =]?[ \t]*([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)[ \t]*", re.IGNORECASE
 )
-_UNSATISFIED = re.compile(r"\s*bytes \*/(\d{1,19})\s*", re.IGNORECASE)
-_DIGITS = re.compile(r"\s*\d{1,19}\s*")
+_UNSATISFIED = re.compile(r"[ \t]*bytes \*/([0-9]{1,19})[ \t]*", re.IGNORECASE)
+_DIGITS = re.compile(r"[ \t]*([0-9]{1,19})[ \t]*")
 # RFC 7232 section 2.2.2: a Last-Modified this much older than the answer is a strong validator.
 _STRONG_AGE = 60.0
 
@@ -55,7 +56,7 @@ def judge(request: Request, status: int, headers: HeaderMap, *, now: float) -> A
     if headers.get("content-type", "").strip().lower().startswith("multipart/byteranges"):
         raise ProtocolError(f"{where} sends a multipart answer to a single range")
     if request.validator is not None and not holds(request.validator, headers):
-        raise ProtocolError(f"{where} changed while it was being downloaded")
+        raise OtherVersion(f"{where} changed while it was being downloaded")
     length = _content_length(where, headers)
     ranged = "content-range" in headers
     if ranged:
@@ -124,9 +125,10 @@ def _content_length(where: str, headers: HeaderMap) -> int | None:
     text = headers.get("content-length")
     if text is None or "transfer-encoding" in headers:
         return None
-    if not _DIGITS.fullmatch(text):
+    match = _DIGITS.fullmatch(text)
+    if match is None:
         raise ProtocolError(f"{where} sends an unreadable Content-Length")
-    return int(text)
+    return int(match[1])
 
 
 def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
@@ -188,8 +190,9 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
     """
     if text is None:
         return None
-    if _DIGITS.fullmatch(text):
-        return float(min(int(text), 10**9))
+    match = _DIGITS.fullmatch(text)
+    if match is not None:
+        return float(min(int(match[1]), 10**9))
     then = http_date(text.strip())
     return None if then is None else min(max(0.0, then - now), 1e9)
 

@@ -139,6 +139,12 @@ class Transport(Protocol):
         """
         ...
 
+    def renew(self) -> None:
+        """Make later requests over new connections: what is open is not kept any more.
+
+        Requests that are under way go on.
+        """
+
     async def aclose(self) -> None:
         """Close all connections. Usable again afterwards."""
         ...

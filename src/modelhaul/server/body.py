@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import aiofiles
 import anyio
@@ -19,7 +19,7 @@ from modelhaul.core.pace import Throttle
 from modelhaul.core.span import Span
 from modelhaul.server.shelf import ServedFile
 
-_RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
+_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 _STEP = 1 << 18
 
 
@@ -67,7 +67,7 @@ class RequestLog:
         self.file.flush()
 
 
-def read_log(path: Path) -> list[dict[str, object]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """The entries of a request log."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 

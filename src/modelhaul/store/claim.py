@@ -21,18 +21,24 @@ from zlib_ng.zlib_ng import crc32
 from modelhaul.core import journal as format_
 from modelhaul.core.journal import Have, Header, JournalUnreadable, Record
 from modelhaul.core.span import Span, SpanSet
+from modelhaul.errors import StorageError
 from modelhaul.store import osfile
 from modelhaul.store.hashing import STEP
-from modelhaul.store.journalfile import JournalFile, parse_journal
+from modelhaul.store.journalfile import MOST_BYTES, JournalFile, parse_journal
 from modelhaul.store.osfile import storage_errors
 from modelhaul.store.sink import PartFile
 
 PART = ".part"
 JOURNAL = ".journal"
 ASIDE = ".aside"
+# Before the ending of parts that have no journal: small files, and copies of other files.
+WHOLE = ".whole"
+COPY = ".copy"
 MARKER = ".update"
 # Parts of other processes that nobody has touched for this long are taken for dead.
 ORPHAN_SECONDS = 7 * 86_400
+#: Bytes of a run that is copied from another process's part, at once. Ours end at chunk ends.
+_LONGEST_RUN = 64 << 20
 
 
 @dataclass(slots=True)
@@ -215,12 +221,16 @@ def _check(part: PartFile, runs: tuple[Have, ...]) -> tuple[list[Have], list[Hav
 
 
 def crc_of(part: PartFile, span: Span, buffer: memoryview) -> int | None:
-    """CRC-32 of a span of the part as it is on disk; None if the part ends before it."""
+    """CRC-32 of a span of the part as it is on disk; None if it is not all there to be read."""
     crc = 0
     at = span.start
     while at < span.stop:
         view = buffer[: min(len(buffer), span.stop - at)]
-        if part.read_into(view, at) < len(view):
+        try:
+            count = part.read_into(view, at)
+        except StorageError:
+            return None  # a bad sector: written anew, the disk may put it elsewhere
+        if count < len(view):
             return None
         crc = crc32(view, crc)
         at += len(view)
@@ -236,12 +246,16 @@ def _set_aside(journal: JournalFile, part_path: Path, reason: str) -> str:
     while True:
         aside = part_path.with_name(f"{part_path.name}{ASIDE}{number}")
         ledger = aside.with_name(f"{aside.name}{JOURNAL}")
-        if not aside.exists() and not ledger.exists():
+        if not os.path.lexists(aside) and not os.path.lexists(ledger):
             break
         number += 1
     content = journal.content()
     with storage_errors(f"setting aside {part_path}"):
-        ledger.write_bytes(content)
+        fd = osfile.open_file(ledger, create=True, exclusive=True)
+        try:
+            osfile.write_all(fd, content, 0)
+        finally:
+            os.close(fd)
         with contextlib.suppress(FileNotFoundError):
             part_path.rename(aside)
     return f"unfinished work was set aside as {aside} ({reason}); `modelhaul clean` removes it"
@@ -293,17 +307,28 @@ def _copy_runs(journal_path: Path, part_path: Path, mine: Claim) -> int:
     copied = 0
     try:
         for run in runs:
-            if mine.have.overlaps(run.span):
+            missing = mine.have.gaps(run.span)
+            if not missing or run.span.length > _LONGEST_RUN:
                 continue
             # Read once, check that very copy, write it: the other process may still be writing.
             data = memoryview(bytearray(run.span.length))
-            if other.read_into(data, run.span.start) < len(data) or crc32(data) != run.crc:
+            if crc_of(other, run.span, data) != run.crc:
                 continue
-            mine.part.write_at(data, run.span.start)
-            mine.journal.append([run])
-            mine.have.add(run.span)
-            mine.unsynced.add(run.span)
-            copied += run.span.length
+            # Where both have bytes and they differ, one of us is wrong: not to be mixed.
+            ours = memoryview(bytearray(len(data)))
+            mine.part.read_into(ours, run.span.start)
+            for span in missing:
+                at, stop = span.start - run.span.start, span.stop - run.span.start
+                ours[at:stop] = data[at:stop]
+            if ours != data:
+                continue
+            for span in missing:
+                piece = data[span.start - run.span.start : span.stop - run.span.start]
+                mine.part.write_at(piece, span.start)
+                mine.journal.append([Have(span, crc32(piece), run.source)])
+                mine.have.add(span)
+                mine.unsynced.add(span)
+                copied += span.length
     finally:
         other.close()
     return copied
@@ -312,7 +337,7 @@ def _copy_runs(journal_path: Path, part_path: Path, mine: Claim) -> int:
 def read_runs(journal_path: Path) -> tuple[Header | None, tuple[Have, ...]]:
     """Header and whole runs of a journal that is not ours; (None, ()) if it cannot be read."""
     try:
-        header, slots, _ = parse_journal(journal_path.read_bytes())
+        header, slots, _ = parse_journal(osfile.read_small(journal_path, MOST_BYTES))
     except (OSError, JournalUnreadable):
         return None, ()
     return header, format_.replay(slots).runs

@@ -104,7 +104,7 @@ def hash_file(
         StorageError: it cannot be read, or it changed while it was.
     """
     with storage_errors(f"reading {path}"):
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        fd = osfile.open_content(path)
         try:
             before = Stamp.of(os.fstat(fd))
             content = ContentHash(file)

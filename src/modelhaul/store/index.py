@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modelhaul.core.digests import Digests
-from modelhaul.core.repo import RemoteFile
+from modelhaul.core.repo import RemoteFile, git_sha1_or_none, sha256_or_none
 from modelhaul.store.osfile import Stamp
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     path BLOB PRIMARY KEY,
@@ -138,9 +138,15 @@ class ProvenIndex:
         row = self._use(find)
         if row is None or tuple(row[:5]) != _numbers(stamp):
             return None
-        if row[5] - stamp.ctime_ns < grain_ns(stamp):
+        recorded, sha256, validator, ours, git_sha1 = row[5:]
+        # SQLite keeps text in a column of numbers, and has no checksum that would tell of damage.
+        if not isinstance(recorded, int) or not isinstance(validator, str | None):
             return None
-        return Known(row[6], row[7], bool(row[8]), row[9])
+        if recorded - stamp.ctime_ns < grain_ns(stamp):
+            return None
+        if sha256_or_none(sha256) != sha256 or git_sha1_or_none(git_sha1) != git_sha1:
+            return None
+        return Known(sha256, validator, bool(ours), git_sha1)
 
     def find(self, digests: Iterable[str]) -> dict[str, list[Path]]:
         """Where files with these digests stood when they were recorded, newest record first.
@@ -211,15 +217,16 @@ class ProvenIndex:
                 return None
             try:
                 return call(self._connected())
-            except (sqlite3.Error, OSError) as error:
-                # Damaged, locked for too long, disk full, not ours to write: forget rather than
-                # fail. A damaged file is put away, so that the next try begins with a new one.
+            except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+                # Damaged (SQLite then may even quote what is no text), locked for too long, disk
+                # full, not ours to write: forget rather than fail. A damaged file is put away, so
+                # that the next try begins with a new one.
                 self.missed += 1
                 self._rests_until = self._clock() + RETRY_AFTER
                 self.problem = f"the memory of proven files {self._path} cannot be used ({error})"
                 with contextlib.suppress(sqlite3.Error):
                     self._disconnect()
-                if isinstance(error, sqlite3.DatabaseError) and not isinstance(
+                if isinstance(error, sqlite3.DatabaseError | UnicodeDecodeError) and not isinstance(
                     error, sqlite3.OperationalError
                 ):
                     self._put_away()

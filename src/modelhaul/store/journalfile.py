@@ -18,6 +18,9 @@ from modelhaul.store import osfile
 from modelhaul.store.osfile import storage_errors
 
 _GROW = 1024  # slots
+#: What is read of a journal, in bytes: two million records. One that is longer was not made by us,
+#: and has to fit into memory all the same.
+MOST_BYTES = 64 << 20
 
 
 class JournalFile:
@@ -43,7 +46,7 @@ class JournalFile:
             StorageError: it cannot be opened.
         """
         with storage_errors(f"opening {path}"):
-            return cls(path, osfile.open_file(path, create=True))
+            return cls(path, osfile.make_file(path))
 
     @property
     def header(self) -> Header:
@@ -103,9 +106,11 @@ class JournalFile:
         return slots
 
     def content(self) -> bytes:
-        """All bytes of the file."""
+        """All bytes of the file, up to `MOST_BYTES`."""
         with storage_errors(f"reading the journal {self.path}"):
-            return read_whole(self._fd)
+            raw = bytearray(min(MOST_BYTES, os.fstat(self._fd).st_size))
+            got = osfile.read_into(self._fd, memoryview(raw), 0)
+            return bytes(raw[:got])
 
     @property
     def used(self) -> int:
@@ -172,7 +177,7 @@ class JournalFile:
         """Close the descriptor, and with it give up the lock; a second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            osfile.close_written(fd)
 
 
 def parse_journal(data: bytes) -> tuple[Header, list[Record | None], int]:
@@ -185,10 +190,3 @@ def parse_journal(data: bytes) -> tuple[Header, list[Record | None], int]:
     log = data[format_.LOG_START :]
     slots, used = format_.decode_log(log, nonce=header.nonce, size=header.size)
     return header, slots, used
-
-
-def read_whole(fd: int) -> bytes:
-    """All bytes of an open file that fits into memory."""
-    raw = bytearray(os.fstat(fd).st_size)
-    got = osfile.read_into(fd, memoryview(raw), 0)
-    return bytes(raw[:got])

@@ -18,7 +18,7 @@ from modelhaul.core.names import RESERVED_FOLDER
 from modelhaul.core.repo import Kind, RemoteFile, RepoRef
 from modelhaul.store import osfile
 from modelhaul.store.osfile import storage_errors
-from modelhaul.store.pickles import load_restricted
+from modelhaul.store.pickles import MOST_BYTES, load_restricted
 
 DEFAULT_REVISION = "master"
 
@@ -51,6 +51,10 @@ class Layout(Protocol):
 
     def final(self, path: str) -> Path:
         """Where the file of this repository path stands."""
+        ...
+
+    def is_named(self, path: str) -> bool:
+        """Whether tools that look for this repository path find what stands at `final(path)`."""
         ...
 
     def before(self, changing: Iterable[str]) -> None:
@@ -89,6 +93,10 @@ class LocalFolder:
     def final(self, path: str) -> Path:
         return self.root / path
 
+    def is_named(self, path: str) -> bool:
+        """The place has the name."""
+        return True
+
     def before(self, changing: Iterable[str]) -> None:
         """A plain tree keeps no books."""
 
@@ -122,6 +130,10 @@ class SingleFile:
 
     def final(self, path: str) -> Path:
         return self.root / self.name
+
+    def is_named(self, path: str) -> bool:
+        """The place has the name."""
+        return True
 
     def before(self, changing: Iterable[str]) -> None:
         """A single file keeps no books."""
@@ -161,6 +173,10 @@ class ModelScopeCache:
     def final(self, path: str) -> Path:
         return self.root / path
 
+    def is_named(self, path: str) -> bool:
+        """The place has the name."""
+        return True
+
     def before(self, changing: Iterable[str]) -> None:
         """This layout keeps no books."""
 
@@ -196,6 +212,10 @@ class LegacyCache:
     def final(self, path: str) -> Path:
         return self.root / path
 
+    def is_named(self, path: str) -> bool:
+        """The place has the name."""
+        return True
+
     def before(self, changing: Iterable[str]) -> None:
         """Strike files from the book before they change or come, so that it is never wrong."""
         gone = set(changing)
@@ -218,7 +238,7 @@ class LegacyCache:
 
     def _read(self) -> list[dict[str, str]]:
         try:
-            value = load_restricted((self.root / ".msc").read_bytes())
+            value = load_restricted(osfile.read_small(self.root / ".msc", MOST_BYTES + 1))
         except (OSError, ValueError):
             # Unreadable: the old client starts a new book then, and so do we.
             return []

@@ -98,6 +98,11 @@ class HuggingFaceCache:
     def final(self, path: str) -> Path:
         return self.root / self.places[path]
 
+    def is_named(self, path: str) -> bool:
+        """Whether the snapshot links to the blob, or has the file itself."""
+        pointer = self._pointer(path)
+        return self.places[path] == pointer or self._is_linked(pointer, self.places[path])
+
     def before(self, changing: Iterable[str]) -> None:
         """Make what their scan misses in a repository that is on its way."""
         with storage_errors(f"making folders in {self.root}"):
@@ -109,7 +114,7 @@ class HuggingFaceCache:
         changed: dict[Path, None] = {}
         for file in files:
             place = self.places[file.path]
-            pointer = f"snapshots/{self.commit}/{file.path}"
+            pointer = self._pointer(file.path)
             if place != pointer and self._link(pointer, place, checked=changed):
                 changed[(self.root / pointer).parent] = None
         with storage_errors(f"syncing {self.shown}"):
@@ -123,13 +128,20 @@ class HuggingFaceCache:
             with _unless_read_only():
                 _put(self.state, self.root / "refs" / self.ref, self.commit.encode())
 
+    def _pointer(self, path: str) -> str:
+        return f"snapshots/{self.commit}/{path}"
+
+    def _is_linked(self, pointer: str, place: str) -> bool:
+        try:
+            return os.readlink(self.root / pointer) == _target(pointer, place)
+        except OSError:
+            return False  # nothing there, or no link
+
     def _link(self, pointer: str, place: str, *, checked: Collection[Path]) -> bool:
         """Make a snapshot's name lead to a blob; whether anything had to be done."""
-        link = self.root / pointer
-        target = "../" * pointer.count("/") + place
-        with contextlib.suppress(OSError):  # nothing there, or no link: it will be one
-            if os.readlink(link) == target:
-                return False
+        if self._is_linked(pointer, place):
+            return False
+        link, target = self.root / pointer, _target(pointer, place)
         with storage_errors(f"linking {link}"):
             if link.parent not in checked:
                 osfile.check_parents(self.root, pointer)
@@ -177,6 +189,10 @@ class HuggingFaceFolder:
     def final(self, path: str) -> Path:
         return self.root / path
 
+    def is_named(self, path: str) -> bool:
+        """The place has the name."""
+        return True
+
     def before(self, changing: Iterable[str]) -> None:
         """Strike what is said of files that change."""
         for path in changing:
@@ -215,6 +231,11 @@ class HuggingFaceFolder:
         said = f"{self.commit}\n{name}\n{moment}\n".encode()
         # Not synced: lost, it costs their tools a question; torn, it is thrown away.
         _put(self.state, metadata, said, durable=False)
+
+
+def _target(pointer: str, place: str) -> str:
+    """What the link at `pointer` says of `place`; both are below one folder."""
+    return os.path.relpath(place, os.path.dirname(pointer))
 
 
 def repository_folder(ref: RepoRef) -> str:

@@ -18,6 +18,9 @@ from modelhaul.store import osfile
 from modelhaul.store.claim import MARKER
 from modelhaul.store.osfile import storage_errors
 
+#: A listing's answer, which the names come from, is not longer.
+_MOST_BYTES = 256 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Marker:
@@ -41,12 +44,15 @@ class Marker:
         None: it stands and does not say (cut by a crash, or another version's), so it may be any.
         """
         try:
-            fields = json.loads(self.path.read_bytes())
-            return frozenset(path for path in fields["pending"] if isinstance(path, str))
+            fields = json.loads(osfile.read_small(self.path, _MOST_BYTES))
+            paths = fields["pending"]
         except FileNotFoundError:
             return frozenset()
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
+        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+            return None
+        return frozenset(paths)
 
     def set(self, *, label: str, commit: str | None, pending: Collection[str] | None) -> None:
         """Make it durable.
@@ -60,7 +66,7 @@ class Marker:
         """
         with storage_errors(f"writing {self.path}"):
             osfile.make_folders(self.path.parent)
-            fd = osfile.open_file(self.path, create=True, truncate=True)
+            fd = osfile.make_file(self.path, truncate=True)
             try:
                 paths = None if pending is None else sorted(pending)
                 text = json.dumps({"label": label, "commit": commit, "pending": paths})

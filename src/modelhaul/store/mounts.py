@@ -1,8 +1,8 @@
 """Which file systems have locks that hold.
 
 `flock` succeeds for everybody on Lustre, GPFS, some NFS and many FUSE mounts: a lock that lies is
-worse than none. So locks are believed only on file systems known to be local. Elsewhere every
-process works on a part of its own (see `store.claim`).
+worse than none. So locks are believed only on file systems known to be local, and only if one is
+seen to keep somebody out. Elsewhere every process works on a part of its own (see `store.claim`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+
+from modelhaul.store import osfile
 
 # Kernel names of local file systems whose flock is the kernel's own. FUSE, 9p, virtiofs and
 # everything over a network are left out on purpose.
@@ -44,20 +46,43 @@ def parse_fdinfo(text: str) -> int | None:
 
 def locks_hold(folder: Path) -> bool:
     """Whether an exclusive lock on a file in `folder` really excludes other processes."""
+    try:
+        return _is_local(folder) and _keeps_out(folder)
+    except OSError:
+        return False
+
+
+def _is_local(folder: Path) -> bool:
     if sys.platform == "win32":
         return False
     if sys.platform == "darwin":
         # No mountinfo there. Disks of other machines are mounted below these.
         real = os.path.realpath(folder)
         return not real.startswith(("/Volumes/", "/net/", "/Network/"))
+    # By the open folder, not by comparing paths: mounts hide one another.
+    fd = _open_folder(folder)
     try:
-        # By the open folder, not by comparing paths: mounts hide one another.
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            number = parse_fdinfo(Path(f"/proc/self/fdinfo/{fd}").read_text())
-        finally:
-            os.close(fd)
-        mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
-    except OSError:
-        return False
+        number = parse_fdinfo(Path(f"/proc/self/fdinfo/{fd}").read_text())
+    finally:
+        os.close(fd)
+    mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
     return number is not None and mounts.get(number) in LOCAL
+
+
+def _keeps_out(folder: Path) -> bool:
+    """Whether a lock keeps others out, tried on the folder itself, opened twice.
+
+    A sandbox or a preloaded library may grant every lock on any file system. Two processes in one
+    part would then publish a file that the other still writes, or empties.
+    """
+    first, second = _open_folder(folder), _open_folder(folder)
+    try:
+        # Refused the first already: another process tries the same right now.
+        return not (osfile.try_lock(first) and osfile.try_lock(second))
+    finally:
+        os.close(first)
+        os.close(second)
+
+
+def _open_folder(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

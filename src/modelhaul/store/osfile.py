@@ -28,7 +28,7 @@ try:
 except ImportError:  # Windows has no fcntl: no locks there, each process has its own part
     fcntl = None  # type: ignore[assignment]
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "disk quota used up"}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 _NO_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
 _FICLONE = 0x40049409  # linux/fs.h; the fcntl module has it from Python 3.14 on
@@ -57,7 +57,7 @@ def storage_error(error: OSError, doing: str) -> HaulError:
     reason = error.strerror or str(error)
     if error.errno in _FULL:
         return DiskFull(
-            f"no space left: {doing}",
+            f"{_FULL[error.errno]}: {doing}",
             hint="make room and run the same command again: it continues where it stopped",
         )
     if error.errno == errno.EFBIG:
@@ -82,7 +82,7 @@ def storage_errors(doing: str) -> Iterator[None]:
 
 
 def open_file(path: Path, *, create: bool, exclusive: bool = False, truncate: bool = False) -> int:
-    """Open for reading and writing, never through a symbolic link; returns the descriptor."""
+    """Open a plain file for reading and writing, never through a link; returns the descriptor."""
     flags = os.O_RDWR | _BINARY | getattr(os, "O_NOFOLLOW", 0)
     if create:
         flags |= os.O_CREAT
@@ -90,7 +90,56 @@ def open_file(path: Path, *, create: bool, exclusive: bool = False, truncate: bo
         flags |= os.O_EXCL
     if truncate:
         flags |= os.O_TRUNC
-    return os.open(path, flags, 0o666)
+    return _plain(os.open(path, flags, 0o666))
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """The first `most` bytes of a plain file, never through a link.
+
+    Whoever may write beside it could put anything there: a FIFO would block for ever, and a file
+    with a terabyte of holes does not fit into memory.
+    """
+    flags = os.O_RDONLY | _BINARY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    fd = _plain(os.open(path, flags))
+    try:
+        raw = bytearray(min(most, os.fstat(fd).st_size))
+        got = read_into(fd, memoryview(raw), 0)
+    finally:
+        os.close(fd)
+    return bytes(raw[:got])
+
+
+def _plain(fd: int) -> int:
+    """The descriptor, if it is one of a plain file."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a plain file")
+    return fd
+
+
+def open_content(path: Path) -> int:
+    """Open a regular file, or a link to one, for reading; returns the descriptor.
+
+    Anything else is an error: opening a pipe would wait for a writer, perhaps for ever.
+    """
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return fd
+
+
+def make_file(path: Path, *, exclusive: bool = False, truncate: bool = False) -> int:
+    """`open_file(create=True)` in a state folder.
+
+    Who finishes removes the folder if it is empty: perhaps just when another process has found
+    it there and is about to make its first file in it.
+    """
+    try:
+        return open_file(path, create=True, exclusive=exclusive, truncate=truncate)
+    except FileNotFoundError:
+        make_folders(path.parent)
+        return open_file(path, create=True, exclusive=exclusive, truncate=truncate)
 
 
 def write_all(fd: int, data: memoryview | bytes, offset: int) -> None:
@@ -98,6 +147,9 @@ def write_all(fd: int, data: memoryview | bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = _write_some(fd, view, offset)
+        if not written:
+            # No system should do that; but if one does, it may do so for ever.
+            raise OSError(errno.EIO, "nothing was written")
         view = view[written:]
         offset += written
 
@@ -146,6 +198,19 @@ def sync_data(fd: int) -> None:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
+
+
+def close_written(fd: int) -> None:
+    """Close a file that was written to.
+
+    A network file system may report only now what it could not write. That is no news: either a
+    sync has covered it, or nobody believes it before it was compared with its CRC.
+    """
+    try:
+        os.close(fd)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            raise  # a mistake of ours
 
 
 def sync_folder(path: Path) -> None:
@@ -239,8 +304,22 @@ def make_folders(path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
         sync_folder(folder.parent)
-    if not path.is_dir():
+    # Gone again is no error: another process may tidy up a folder that was empty (`make_file`).
+    if os.path.lexists(path) and not path.is_dir():
         raise Occupied(f"{path} is not a folder")
+
+
+def check_own_folder(path: Path) -> None:
+    """Refuse a folder of our own state that is a link: what lies behind it is not ours.
+
+    Raises:
+        UnsafeName: it is one.
+    """
+    if path.is_symlink():
+        raise UnsafeName(
+            f"{path} is a symbolic link and should be a folder of our own",
+            hint="remove the link: unfinished work has to be on the disk of the target",
+        )
 
 
 def check_parents(root: Path, relative: str) -> None:
@@ -278,6 +357,22 @@ def nearest_existing(path: Path) -> Path:
 def remove_quietly(path: Path) -> None:
     """Remove a file that may be gone already."""
     path.unlink(missing_ok=True)
+
+
+def remove_unlocked(path: Path) -> None:
+    """Remove a file that may be gone already, unless a process holds its lock.
+
+    Under the lock: who opened the file a moment before is refused, or finds that it has no name.
+    """
+    try:
+        fd = open_file(path, create=False)
+    except FileNotFoundError:
+        return
+    try:
+        if try_lock(fd) and is_named(fd, path):
+            path.unlink()
+    finally:
+        os.close(fd)
 
 
 def folds_names(folder: Path) -> bool:

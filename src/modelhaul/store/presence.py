@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import time
@@ -52,6 +53,8 @@ def look(path: Path, file: RemoteFile, index: ProvenIndex, *, trust: bool) -> Si
     except (FileNotFoundError, NotADirectoryError):
         return NOTHING
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            return NOTHING  # a folder on the way is a link in circles; nothing is there
         raise storage_error(error, f"looking at {path}") from error
     stamp = Stamp.of(status)
     if stat.S_ISDIR(status.st_mode):
@@ -99,7 +102,10 @@ def _link_verdict(path: Path, file: RemoteFile) -> bool | None:
 def prove(
     path: Path, file: RemoteFile, index: ProvenIndex, *, check: Callable[[int], None] | None = None
 ) -> Known | None:
-    """Hash what is at `path`; if it is the wanted content, it is remembered.
+    """Hash what is at `path`, and remember what it is, wanted or not.
+
+    What is wrong is remembered too: the disk may have changed it without a trace in its times, and
+    an earlier proof would be believed for ever.
 
     Args:
         path: a regular file or a link to one.
@@ -120,15 +126,14 @@ def prove(
     wait_for_grain(began)
     settled = time.time_ns() - began.ctime_ns >= grain_ns(began)
     digests, stamp = hash_file(path, file, check=check, sync=True)
-    if not digests.matches(file):
-        return None
+    right = digests.matches(file) is True
     if path.is_symlink():
-        return Known.of(digests, ours=False)
+        return Known.of(digests, ours=False) if right else None
     before = index.lookup(path, stamp)
     known = Known.of(digests, ours=before is not None and before.ours)
     if settled and stamp == began:
         index.remember([Entry(path, stamp, known)])
-    return known
+    return known if right else None
 
 
 def room(folder: Path) -> int:

@@ -29,7 +29,9 @@ class PartFile:
         #: A barrier has failed: nothing written since the last good one counts any more.
         self.failed = False
         self._released: Stamp | None = None
-        self.inode = os.fstat(fd).st_ino
+        status = os.fstat(fd)
+        self.inode = status.st_ino
+        self._length = status.st_size  # by our own doing
 
     @classmethod
     def create(cls, path: Path, size: int | None, *, reserve: bool = False) -> PartFile:
@@ -47,7 +49,7 @@ class PartFile:
         """
         with storage_errors(f"making {path}"):
             osfile.remove_quietly(path)
-            fd = osfile.open_file(path, create=True, exclusive=True)
+            fd = osfile.make_file(path, exclusive=True)
             try:
                 if size:
                     if reserve:
@@ -99,15 +101,20 @@ class PartFile:
         """Set the length; new bytes read as zeros and count for nothing."""
         with storage_errors(f"resizing {self.path}"):
             os.ftruncate(self._fd, size)
+            self._length = size
 
     def write_at(self, data: memoryview | bytes, offset: int) -> None:
         """Write all of `data` at byte `offset`. Durable after the next barrier.
 
         Raises:
-            DiskFull, StorageError: the write failed; what was written before it stays.
+            DiskFull, StorageError: the write failed; what was written before it stays. Or somebody
+                has cut the part: this write would hide that, and bytes that are gone were hashed.
         """
         with storage_errors(f"writing {self.path}"):
+            if os.fstat(self._fd).st_size != self._length:
+                raise self._touched()
             osfile.write_all(self._fd, data, offset)
+            self._length = max(self._length, offset + len(data))
 
     def read_into(self, view: memoryview, offset: int) -> int:
         """Fill `view` from byte `offset`; returns how many bytes there were."""
@@ -173,18 +180,23 @@ class PartFile:
         """Refuse if the part's name does not lead to what was written, or not only its name does.
 
         Raises:
-            StorageError: somebody removed, replaced or linked the part while it was worked on.
+            StorageError: somebody removed, replaced, linked, cut or lengthened the part.
         """
         if self._released is not None:
             with storage_errors(f"looking at {self.path}"):
                 same = Stamp.of(self.path.lstat()) == self._released
         else:
-            same = osfile.is_named(self._fd, self.path) and os.fstat(self._fd).st_nlink == 1
+            status = os.fstat(self._fd)
+            ours = (status.st_nlink, status.st_size) == (1, self._length)
+            same = ours and osfile.is_named(self._fd, self.path)
         if not same:
-            raise StorageError(
-                f"{self.path} was removed or replaced by another program while it was in use",
-                hint="run the same command again",
-            )
+            raise self._touched()
+
+    def _touched(self) -> StorageError:
+        return StorageError(
+            f"{self.path} was removed, replaced or resized by another program while it was in use",
+            hint="run the same command again",
+        )
 
     def remove(self) -> None:
         """Remove the part, if its name still leads to it."""
@@ -203,7 +215,7 @@ class PartFile:
         """Close the descriptor; a second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            osfile.close_written(fd)
 
 
 def open_private(folder: Path, stem: str, *, locks: bool, token: str) -> PartFile:
@@ -218,7 +230,7 @@ def open_private(folder: Path, stem: str, *, locks: bool, token: str) -> PartFil
     if locks:
         path = folder / f"{stem}.part"
         with storage_errors(f"making {path}"):
-            fd = osfile.open_file(path, create=True)
+            fd = osfile.make_file(path)
             try:
                 if osfile.try_lock(fd) and osfile.is_named(fd, path):
                     if os.fstat(fd).st_nlink == 1:

@@ -61,9 +61,19 @@ async def plan_download(resources: Resources, wish: Wish, emit: Emitter) -> Prep
     """Resolve a repository and compare it with what is on disk; fetches no file.
 
     Raises:
+        StorageError: the disk cannot be read.
+        HaulError: as `resolve`.
+    """
+    return await prepare(resources, await resolve(resources, wish, emit), emit)
+
+
+async def resolve(resources: Resources, wish: Wish, emit: Emitter) -> Job:
+    """Ask the hub which files are wanted.
+
+    Raises:
         NotFound, Unauthorized, TransportError, QuotaError, ProtocolError: the hub.
         NothingMatched: a name or pattern matches no file.
-        StorageError: the disk cannot be read.
+        StorageError: the target cannot be looked at.
     """
     settings, patience = resources.settings, _patience(emit)
     hub = await _hub(resources, patience, emit, wish.ref.hub, wish.endpoint, wish.token)
@@ -94,7 +104,7 @@ async def plan_download(resources: Resources, wish: Wish, emit: Emitter) -> Prep
 
     at_once = min(_PROBES_AT_ONCE, settings.connections, settings.host_connections)
     files = await pin(resources.transport, files, here, patience, at_once=at_once)
-    job = Job(
+    return Job(
         name=str(wish.ref),
         revision=wish.ref.revision,
         commit=snapshot.commit,
@@ -104,7 +114,6 @@ async def plan_download(resources: Resources, wish: Wish, emit: Emitter) -> Prep
         sources=sources,
         force=wish.force,
     )
-    return await prepare(resources, job, emit)
 
 
 async def download(resources: Resources, wish: Wish, emit: Emitter) -> Report:

@@ -7,7 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -32,7 +33,14 @@ from modelhaul.engine.driver import Engine, done_event
 from modelhaul.engine.lanes import Lanes
 from modelhaul.engine.task import Order, Placement
 from modelhaul.engine.threads import Threads
-from modelhaul.errors import DiskFull, HaulError, Occupied, UnsafeName, single_error
+from modelhaul.errors import (
+    DiskFull,
+    HaulError,
+    Occupied,
+    StorageError,
+    UnsafeName,
+    single_error,
+)
 from modelhaul.events import (
     Checking,
     Event,
@@ -48,7 +56,7 @@ from modelhaul.net.transport import Transport
 from modelhaul.report import FileResult, Incomplete, Report
 from modelhaul.settings import Settings
 from modelhaul.store import claim, mounts, osfile, presence
-from modelhaul.store.index import Known, ProvenIndex
+from modelhaul.store.index import ProvenIndex
 from modelhaul.store.layout import Layout
 from modelhaul.store.marker import Marker
 from modelhaul.store.presence import Sight
@@ -154,6 +162,7 @@ class Prepared:
         sights: what was seen at the final names; of unsafe names nothing.
         shared: files that stand in the place of another file of the run, and the path of that.
         memory: tells if the memory of proven files fails this run.
+        unreadable: files of which that was all that could be told, each with the reason.
     """
 
     job: Job
@@ -161,6 +170,12 @@ class Prepared:
     sights: Mapping[str, Sight]
     shared: Mapping[str, str]
     memory: _Memory
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+    def holder_of(self, shared: FilePlan) -> FilePlan:
+        """The plan of the file in whose place a shared one stands."""
+        path = self.shared[shared.file.path]
+        return next(plan for plan in self.plan if plan.file.path == path)
 
 
 async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
@@ -169,14 +184,38 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
     Raises:
         StorageError: the disk cannot be read.
     """
+    prepared = await compare(resources, job, emit)
+    tell_plan(prepared.plan, emit)
+    return prepared
+
+
+def tell_plan(plan: Plan, emit: Emitter) -> None:
+    """Say what will be done."""
+    emit(Planned(files=len(plan), fetch=plan.fetch, reuse=plan.reuse, copy=plan.copy))
+
+
+async def compare(
+    resources: Resources, job: Job, emit: Emitter, *, patient: bool = False
+) -> Prepared:
+    """`prepare()` without a word about the plan.
+
+    Args:
+        resources, job, emit: the run.
+        patient: a file that cannot be read is one that is not the wanted one, not the end.
+    """
+    unreadable: dict[str, str] = {}
     memory = _Memory(resources.index)
     unsafe = await _unsafe(resources, job)
     safe = [file for file in job.files if file.path not in unsafe]
     shared = _shared(job.layout, safe)
     wanted = [file for file in safe if file.path not in shared]
-    sights = await _look(resources, job, wanted)
-    sights |= await _prove(resources, job, wanted, sights, emit)
-    sights |= {path: sights[first] for path, first in shared.items()}
+    sights, too_long = await _look(resources, job, wanted)
+    if too_long:
+        unsafe |= too_long
+        unsafe |= {path: too_long[first] for path, first in shared.items() if first in too_long}
+        wanted = [file for file in wanted if file.path not in too_long]
+    sights |= await _prove(resources, job, wanted, sights, emit, unreadable if patient else None)
+    sights |= {path: sights[first] for path, first in shared.items() if first in sights}
     recorded = await resources.threads.write(_recorded, job.layout, wanted)
     plans: list[FilePlan] = []
     for file in job.files:
@@ -197,13 +236,33 @@ async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
         if plan.action is Action.FETCH and file.path in shared:
             plan = FilePlan(file=file, action=Action.SHARE)
         plans.append(plan)
-    whole = Plan(tuple(share(plans)))
-    emit(Planned(files=len(job.files), fetch=whole.fetch, reuse=whole.reuse, copy=whole.copy))
     memory.tell(emit)
-    return Prepared(job, whole, sights, shared, memory)
+    return Prepared(job, Plan(tuple(share(plans))), sights, shared, memory, unreadable)
 
 
 async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
+    """Bring the files of a plan, and say that it is finished.
+
+    Raises:
+        HaulError: as `bring`.
+    """
+    report = await bring(resources, prepared, emit)
+    emit(
+        Finished(
+            path=report.path,
+            size=report.size,
+            fetched=report.fetched,
+            reused=report.reused,
+            connections=report.connections,
+            seconds=report.seconds,
+            verified=report.verified,
+            by_git_name=sum(file.named_by_git for file in prepared.job.files),
+        )
+    )
+    return report
+
+
+async def bring(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
     """Bring the files of a plan.
 
     Raises:
@@ -279,18 +338,6 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
     )
     if not complete:
         raise _incomplete(report)
-    emit(
-        Finished(
-            path=report.path,
-            size=report.size,
-            fetched=report.fetched,
-            reused=report.reused,
-            connections=report.connections,
-            seconds=report.seconds,
-            verified=report.verified,
-            by_git_name=sum(file.named_by_git for file in job.files),
-        )
-    )
     return report
 
 
@@ -408,8 +455,12 @@ def _unsafe_name(plan: FilePlan) -> UnsafeName:
     )
 
 
-async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> dict[str, Sight]:
+async def _look(
+    resources: Resources, job: Job, files: Sequence[RemoteFile]
+) -> tuple[dict[str, Sight], dict[str, str]]:
+    """What is seen at the final names; and the paths that the file system cannot hold, and why."""
     sights: dict[str, Sight] = {}
+    too_long: dict[str, str] = {}
     # By folder, since a new target has none of them and a listing may be long. Only that a folder
     # is missing is remembered, not what one holds: the file system may find a name by another
     # spelling than the one that it lists.
@@ -422,7 +473,13 @@ async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> 
             if missing.get(folder):
                 sights[file.path] = presence.NOTHING
                 continue
-            sight = presence.look(final, file, resources.index, trust=not job.force)
+            try:
+                sight = presence.look(final, file, resources.index, trust=not job.force)
+            except UnsafeName:
+                if job.trusted:
+                    raise  # the user's own word: to leave it out is no advice
+                too_long[file.path] = "the name is too long for this file system"
+                continue
             if sight.found is Found.NOTHING and folder not in missing:
                 missing[folder] = presence.is_missing(folder)
             if sight.verdict is False and not job.force and _was_published(job, file, sight):
@@ -431,7 +488,7 @@ async def _look(resources: Resources, job: Job, files: Sequence[RemoteFile]) -> 
 
     for at in range(0, len(files), _LOOK_AT_ONCE):
         await resources.threads.write(look, files[at : at + _LOOK_AT_ONCE])
-    return sights
+    return sights, too_long
 
 
 async def _prove(
@@ -440,8 +497,12 @@ async def _prove(
     files: Sequence[RemoteFile],
     sights: Mapping[str, Sight],
     emit: Emitter,
+    unreadable: dict[str, str] | None,
 ) -> dict[str, Sight]:
-    """Hash what only hashing can tell; what was seen of those that hold the wanted content."""
+    """Hash what only hashing can tell; what was seen of those that hold the wanted content.
+
+    What cannot be read goes into `unreadable` with the reason; without that it raises.
+    """
     proven: dict[str, Sight] = {}
     doubtful = [file for file in files if sights[file.path].verdict is None]
     if not doubtful:
@@ -457,11 +518,15 @@ async def _prove(
 
     async def prove(file: RemoteFile) -> None:
         final = job.layout.final(file.path)
-
-        def call() -> Known | None:
-            return presence.prove(final, file, resources.index, check=check)
-
-        if (known := await resources.threads.hash(call)) is not None:
+        call = partial(presence.prove, final, file, resources.index, check=check)
+        try:
+            known = await resources.threads.hash(call)
+        except StorageError as error:
+            if unreadable is None:
+                raise
+            unreadable[file.path] = error.message
+            return
+        if known is not None:
             proven[file.path] = replace(sights[file.path], known=known, verdict=True)
 
     async def show() -> None:
@@ -575,8 +640,13 @@ async def _check_room(resources: Resources, prepared: Prepared) -> None:
 
 
 def _state_of(layout: Layout) -> tuple[Path, bool]:
-    """The state folder, and whether locks hold on its file system."""
+    """The state folder, and whether locks hold on its file system.
+
+    Raises:
+        UnsafeName: it is a link.
+    """
     state = layout.state
+    osfile.check_own_folder(state)
     return state, mounts.locks_hold(osfile.nearest_existing(state))
 
 
@@ -662,16 +732,20 @@ def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
         return
     left = []
     for work in claim.unfinished(state):
-        if work.void and locks and not work.busy:
-            # Published, and killed before the journal went: it speaks of nothing any more.
+        # Published, and killed before the journal went: it speaks of nothing any more. Or a small
+        # file or a copy, which would be begun anew: another process may have brought it meanwhile.
+        worthless = work.void or work.stem.endswith((claim.WHOLE, claim.COPY))
+        if worthless and locks and not work.busy:
             for path in work.paths:
-                osfile.remove_quietly(path)
+                osfile.remove_unlocked(path)
         elif not work.busy:
             left.append(work)
     if left:
         size = sum(work.stored for work in left)
+        # Where locks do not hold nobody knows who is alive, and `clean` would remove theirs too.
+        whose = "earlier runs" if locks else "earlier runs or of processes at work"
         emit.note(
-            f"{len(left)} unfinished parts of earlier runs ({size_text(size)}) are in {state}:"
+            f"{len(left)} unfinished parts of {whose} ({size_text(size)}) are in {state}:"
             " `modelhaul parts` lists them, `modelhaul clean` removes them"
         )
     try:

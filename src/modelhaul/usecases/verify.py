@@ -1,0 +1,210 @@
+"""The use case `verify`: a tree on this disk against the digests of its hub, and its repair.
+
+Every file is read and hashed, whatever the memory of proven files says: what a disk changed by
+itself shows in no time stamp. A repair is a download of the files that are wrong or missing: beside
+the old ones, which stay until the new ones are proven.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from modelhaul.core.plan import Action, FilePlan, Found, Plan
+from modelhaul.core.units import size_text
+from modelhaul.errors import UsageError
+from modelhaul.events import FileChecked, Verified
+from modelhaul.report import FileCheck, FileResult, Finding, Incomplete, VerifyReport
+from modelhaul.store.layout import Layout, LocalFolder
+from modelhaul.store.whose import holding
+from modelhaul.usecases.download import Wish, resolve
+from modelhaul.usecases.run import Emitter, Prepared, Resources, bring, compare, tell_plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderWish:
+    """A check of a folder that says itself which repository it holds.
+
+    Attributes:
+        folder: what is checked.
+        revision: instead of the one that the folder names.
+        names, include, exclude, endpoint, token: as of `Wish`.
+    """
+
+    folder: Path
+    revision: str | None = None
+    names: Sequence[str] = ()
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    endpoint: str | None = None
+    token: str | None = None
+
+
+async def verify(
+    resources: Resources, wish: Wish | FolderWish, emit: Emitter, *, repair: bool
+) -> VerifyReport:
+    """Compare a tree with its hub; with `repair`, bring what is wrong or missing.
+
+    Raises:
+        UsageError: the folder does not exist, or does not say which repository it holds.
+        NotFound, Unauthorized, TransportError, QuotaError, ProtocolError: the hub.
+        HaulError: as `modelhaul.run.bring`, for a repair, if nothing at all could be had.
+    """
+    started = time.monotonic()
+    if isinstance(wish, FolderWish):
+        wish = await resources.threads.write(_wish_for, wish)
+    # By force: no memory counts, and a repair may replace what stands there.
+    job = await resolve(resources, replace(wish, force=True), emit)
+    seen = await compare(resources, job, emit, patient=True)
+    safe = [plan.file.path for plan in seen.plan if not plan.unsafe]
+    unnamed = await resources.threads.write(_unnamed, job.layout, safe)
+    checks = [_check(seen, plan, unnamed) for plan in seen.plan]
+    for check in checks:
+        emit(FileChecked(path=check.path, finding=check.finding, reason=check.reason))
+    fetched, repair_error = 0, None
+    if repair and any(check.finding in ("wrong", "missing") for check in checks):
+        mending = _mending(seen, checks)
+        tell_plan(mending.plan, emit)
+        try:
+            brought = await bring(resources, mending, emit)
+        except Incomplete as error:
+            brought, repair_error = error.report, error
+        fetched = brought.fetched
+        checks = [_mended(check, file) for check, file in zip(checks, brought.files, strict=True)]
+    report = VerifyReport(
+        path=str(job.layout.shown),
+        name=job.name,
+        revision=job.revision,
+        commit=job.commit,
+        files=tuple(checks),
+        seconds=time.monotonic() - started,
+        fetched=fetched,
+        repair_error=repair_error,
+        notes=tuple(emit.notes),
+    )
+    emit(_verified(report, by_git_name=sum(file.named_by_git for file in job.files)))
+    return report
+
+
+def _wish_for(wish: FolderWish) -> Wish:
+    """The same for the repository that the folder says it holds. Blocks."""
+    folder = LocalFolder.at(wish.folder)
+    if not folder.root.is_dir():
+        raise UsageError(
+            f"{wish.folder} is not a folder",
+            hint="a repository has the form owner/name; a folder has to exist",
+        )
+    held = holding(folder.root, wish.revision)
+    if held is None:
+        raise UsageError(
+            f"{wish.folder} does not say which repository it holds",
+            hint=f"name it: modelhaul verify owner/name --local-dir {wish.folder}",
+        )
+    return Wish(
+        ref=held.ref,
+        include=wish.include,
+        exclude=wish.exclude,
+        names=wish.names,
+        endpoint=wish.endpoint,
+        token=wish.token,
+        # A folder of a cache is treated as one: other tools keep books about it.
+        cache_dir=held.cache,
+        local_dir=wish.folder if held.cache is None else None,
+    )
+
+
+def _unnamed(layout: Layout, paths: Iterable[str]) -> set[str]:
+    """Files that tools would not find, whatever stands in their places. Blocks."""
+    return {path for path in paths if not layout.is_named(path)}
+
+
+def _check(seen: Prepared, plan: FilePlan, unnamed: Collection[str]) -> FileCheck:
+    finding, reason = _finding(seen, plan, unnamed)
+    file = plan.file
+    # An unsafe name has no place here, and nobody may ask the file system about it.
+    final = "" if plan.unsafe else str(seen.job.layout.final(file.path))
+    return FileCheck(
+        path=file.path,
+        final=final,
+        finding=finding,
+        size=file.size,
+        sha256=file.sha256,
+        git_sha1=file.git_sha1,
+        reason=reason,
+    )
+
+
+def _finding(seen: Prepared, plan: FilePlan, unnamed: Collection[str]) -> tuple[Finding, str]:
+    file = plan.file
+    if plan.unsafe:
+        return "missing", f"its name must not be written: {plan.reason}"
+    if file.path not in seen.sights:
+        # It stands in the place of another one, and has its content.
+        plan = seen.holder_of(plan)
+        if plan.unsafe:
+            return "missing", f"it has the content of {plan.file.path}, which must not be written"
+    sight = seen.sights[plan.file.path]
+    if plan.action is Action.KEEP:
+        if file.path in unnamed:
+            return "missing", "its bytes are here, but its name does not lead to them"
+        return "right", ""
+    if sight.found is Found.NOTHING:
+        begun = plan.action is Action.FETCH and plan.reuse
+        return (
+            "missing",
+            f"{size_text(plan.reuse)} of it are in an unfinished part" if begun else "",
+        )
+    if sight.found in (Found.FOLDER, Found.OTHER):
+        return "wrong", f"{sight.found.value} stands there"
+    if plan.file.path in seen.unreadable:
+        return "wrong", seen.unreadable[plan.file.path]
+    if sight.found is Found.LINK:
+        return "wrong", "a symbolic link to something else stands there"
+    size = None if sight.stamp is None else sight.stamp.size
+    if size is not None and file.size is not None and size != file.size:
+        return "wrong", f"it has {_bytes(size)}, and should have {_bytes(file.size)}"
+    if file.content is None:
+        return "unproven", "the hub states no digest"
+    return "wrong", "its git name is another" if file.named_by_git else "its SHA-256 is another"
+
+
+def _bytes(size: int) -> str:
+    return f"{size} bytes" if size < 1000 else f"{size} bytes ({size_text(size)})"
+
+
+def _mending(seen: Prepared, checks: Iterable[FileCheck]) -> Prepared:
+    """The plan to bring what is bad, and nothing else: nobody can say that the unproven is."""
+    unproven = {check.path for check in checks if check.finding == "unproven"}
+    plans = [
+        FilePlan(file=plan.file, action=Action.KEEP, reuse=plan.file.size or 0)
+        if plan.file.path in unproven
+        else plan
+        for plan in seen.plan
+    ]
+    return replace(seen, plan=Plan(tuple(plans)))
+
+
+def _mended(check: FileCheck, result: FileResult) -> FileCheck:
+    """What it is after the repair."""
+    if check.finding not in ("wrong", "missing"):
+        return check
+    if result.error is not None:
+        return replace(check, reason=result.error.message)
+    return replace(check, finding="repaired")
+
+
+def _verified(report: VerifyReport, *, by_git_name: int) -> Verified:
+    return Verified(
+        path=report.path,
+        files=len(report.files),
+        size=sum(file.size or 0 for file in report.files),
+        wrong=len(report.found("wrong")),
+        missing=len(report.found("missing")),
+        unproven=len(report.found("unproven")),
+        repaired=len(report.found("repaired")),
+        fetched=report.fetched,
+        seconds=report.seconds,
+        by_git_name=by_git_name,
+    )
