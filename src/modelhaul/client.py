@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 import anyio
 
 from modelhaul.core.pace import Throttle
+from modelhaul.core.places import parse_place
 from modelhaul.core.plan import Plan
 from modelhaul.core.repo import HubName, Kind, is_repo, parse_ref
 from modelhaul.engine.buffers import BufferPool
@@ -113,6 +114,7 @@ class Client:
         cache_dir: StrPath | None = None,
         endpoint: str | None = None,
         token: str | None = None,
+        sources: Iterable[str] = (),
         force: bool = False,
         on_event: Listener | None = None,
     ) -> Report:
@@ -132,6 +134,11 @@ class Client:
             cache_dir: another cache than the settings'.
             endpoint: another site than the settings'.
             token: of that hub; "" uses none, None the settings' or the saved login.
+            sources: where else the bytes may come from, used all at once: a repository of either
+                hub (`hf:owner/name`, `ms:owner/name@revision`), a mirror of the hub
+                (`https://site`), a folder of files (`https://site/folder`), or `auto`: the
+                repository of the same name on the other hub. A file comes from there only if its
+                digest is the same, or none is stated there and the file's own judges.
             force: believe no earlier proof, and overwrite files that are not ours.
             on_event: called with each `modelhaul.events` value, in the loop; must not block.
 
@@ -151,7 +158,7 @@ class Client:
         """
         wish = _wish(
             repo, hub, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint,
-            token, force,
+            token, sources, force,
         )  # fmt: skip
         return await _download(self._resources, wish, Emitter(on_event))
 
@@ -169,6 +176,7 @@ class Client:
         cache_dir: StrPath | None = None,
         endpoint: str | None = None,
         token: str | None = None,
+        sources: Iterable[str] = (),
         force: bool = False,
         on_event: Listener | None = None,
     ) -> Plan:
@@ -182,7 +190,7 @@ class Client:
         """
         wish = _wish(
             repo, hub, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint,
-            token, force,
+            token, sources, force,
         )  # fmt: skip
         return (await plan_download(self._resources, wish, Emitter(on_event))).plan
 
@@ -226,7 +234,7 @@ class Client:
         if isinstance(target, str) and is_repo(target, hub):
             wish: Wish | FolderWish = _wish(
                 target, hub, kind, revision, files, include, exclude, local_dir, cache_dir,
-                endpoint, token, False,
+                endpoint, token, (), False,
             )  # fmt: skip
         elif hub is not None:
             raise UsageError(
@@ -306,10 +314,12 @@ def _wish(
     cache_dir: StrPath | None,
     endpoint: str | None,
     token: str | None,
+    sources: Iterable[str],
     force: bool,
 ) -> Wish:
+    ref = parse_ref(repo, hub=hub, kind=kind, revision=revision)
     return Wish(
-        ref=parse_ref(repo, hub=hub, kind=kind, revision=revision),
+        ref=ref,
         names=_strings(files),
         include=_strings(include),
         exclude=_strings(exclude),
@@ -317,6 +327,7 @@ def _wish(
         cache_dir=None if cache_dir is None else Path(cache_dir),
         endpoint=endpoint,
         token=token,
+        places=tuple(parse_place(text, ref) for text in _strings(sources)),
         force=force,
     )
 
@@ -380,6 +391,7 @@ async def download(
     cache_dir: StrPath | None = None,
     endpoint: str | None = None,
     token: str | None = None,
+    sources: Iterable[str] = (),
     force: bool = False,
     on_event: Listener | None = None,
 ) -> Report:
@@ -401,6 +413,7 @@ async def download(
             cache_dir=cache_dir,
             endpoint=endpoint,
             token=token,
+            sources=sources,
             force=force,
             on_event=on_event,
         )

@@ -63,6 +63,16 @@ def download(
     cache_dir: CacheDir = None,
     token: Token = None,
     endpoint: Endpoint = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            metavar="SOURCE",
+            help="Where else files may come from, if they are the same: hf:owner/name,"
+            " ms:owner/name, https://mirror, https://host/folder, or auto for the other hub."
+            " Repeatable.",
+        ),
+    ] = None,
     connections: Connections = None,
     limit_rate: LimitRate = None,
     max_workers: Annotated[
@@ -87,6 +97,7 @@ def download(
     modelhaul download Qwen/Qwen3-8B config.json tokenizer.json
     modelhaul download --dataset owner/name --revision v1.0.0
     modelhaul download hf:Qwen/Qwen3-8B
+    modelhaul download Qwen/Qwen3-8B --source hf:Qwen/Qwen3-8B --source https://mirror.example
     """
     view = choose_view(quiet=quiet, as_json=as_json)
 
@@ -110,6 +121,7 @@ def download(
             "cache_dir": cache_dir,
             "endpoint": endpoint,
             "token": token,
+            "sources": source or (),
             "force": force,
             "on_event": view,
         }

@@ -14,6 +14,9 @@ from modelhaul.core.origin import origin_of
 from modelhaul.core.repo import RemoteFile, RepoRef, parse_ref
 from modelhaul.errors import UsageError
 
+#: What a URL may have as it is; a space is what people paste.
+_AS_TYPED = ":/%@!$&'()*+,;=~[]"
+
 
 @dataclass(frozen=True, slots=True)
 class SameElsewhere:
@@ -74,7 +77,7 @@ def parse_place(text: str, ref: RepoRef) -> Place:
                 f"not a source: {origin_of(text)} with a user, a query or a fragment",
                 hint="give the address of a site, or the URL of a folder",
             )
-        url = text.rstrip("/")
+        url = quote(text.rstrip("/"), safe=_AS_TYPED)
         return Prefix(url) if parts.path.strip("/") else Mirror(url)
     if text.startswith(("ms:", "hf:")):
         name, at, revision = text.partition("@")

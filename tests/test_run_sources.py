@@ -1,0 +1,256 @@
+"""Whole downloads from several places at once: both hubs, mirrors, folders; in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import anyio
+import pytest
+
+from modelhaul import Client, Report, Settings, UsageError
+from modelhaul.core.origin import origin_of
+from modelhaul.events import Event, Note
+from modelhaul.net.transport import Answer, Receiver, Redirect, Request, Response
+from tests.engine.harness import MIB, payload
+from tests.hubs import fakehf, fakehub
+from tests.support.hfsite import STORE, HfSite
+from tests.support.inline import InlineThreads
+from tests.support.network import Asked, FakeNetwork, Fault, Served
+from tests.support.site import REPO, site
+from tests.support.virtual import virtual
+
+WEIGHTS, CONFIG = payload(24 * MIB, 1), payload(3000, 2)
+FILES = {"w.bin": WEIGHTS, "config.json": CONFIG}
+FOLDER = "https://files.test/some folder"
+MS, HF = str(origin_of(fakehub.ENDPOINT)), str(origin_of(fakehf.ENDPOINT))
+
+
+class Web:
+    """Several networks in one; each request goes to the one that knows its origin."""
+
+    def __init__(self, ms: FakeNetwork, hf: FakeNetwork, **others: FakeNetwork) -> None:
+        self.ms, self.hf = ms, hf
+        self.all = [ms, hf, *others.values()]
+        self._by_origin = {MS: ms, HF: hf, STORE: hf}
+        self._by_origin |= {f"https://{name}.test": network for name, network in others.items()}
+
+    def _of(self, url: str) -> FakeNetwork:
+        return self._by_origin[str(origin_of(url))]
+
+    async def fetch(self, request: Request, receiver: Receiver) -> Answer | Redirect:
+        return await self._of(request.url).fetch(request, receiver)
+
+    async def call(
+        self, url: str, *, headers: Mapping[str, str], limit: int
+    ) -> Response | Redirect:
+        return await self._of(url).call(url, headers=headers, limit=limit)
+
+    def renew(self) -> None:
+        for network in self.all:
+            network.renew()
+
+    async def aclose(self) -> None:
+        for network in self.all:
+            await network.aclose()
+
+    @property
+    def sent(self) -> list[int]:
+        """Bytes that came from each network."""
+        return [network.sent for network in self.all]
+
+
+def slow(network: FakeNetwork, rate: float) -> FakeNetwork:
+    """The same with so many bytes per second for all connections together."""
+    network._pipe = rate
+    return network
+
+
+def modelscope(files: Mapping[str, bytes] = FILES, **more: object) -> FakeNetwork:
+    return slow(site(files, **more), 30e6)  # type: ignore[arg-type]
+
+
+def huggingface(files: Mapping[str, bytes] = FILES, **more: object) -> FakeNetwork:
+    return slow(HfSite(files, **more), 50e6)  # type: ignore[arg-type]
+
+
+def folder(files: Mapping[str, bytes]) -> FakeNetwork:
+    quoted = FOLDER.replace(" ", "%20")
+    return FakeNetwork({f"{quoted}/{path}": Served(data) for path, data in files.items()})
+
+
+def download(
+    web: Web, path: Path, *sources: str, repo: str = REPO, seen: list[Event] | None = None
+) -> Report:
+    async def main() -> Report:
+        settings = Settings(
+            endpoint=fakehub.ENDPOINT,
+            token="ms-SECRET",
+            hf_endpoint=fakehf.ENDPOINT,
+            hf_token="hf-SECRET",
+            home=path / "home",
+            cache_dir=path / "cache",
+            hf_cache_dir=path / "hf",
+            state_dir=path / "state",
+        )
+        async with Client(settings, transport=web, threads=InlineThreads()) as client:
+            return await client.download(
+                repo,
+                sources=sources,
+                local_dir=path / "m",
+                on_event=None if seen is None else seen.append,
+            )
+
+    return virtual(main)
+
+
+def is_right(path: Path, files: Mapping[str, bytes] = FILES) -> bool:
+    return all((path / "m" / name).read_bytes() == data for name, data in files.items())
+
+
+def notes(seen: Iterable[Event]) -> str:
+    return "\n".join(event.message for event in seen if isinstance(event, Note))
+
+
+@pytest.mark.parametrize("source", ["hf:o/n", "auto"])
+def test_two_hubs_give_more_than_either(tmp_path: Path, source: str) -> None:
+    """30 and 50 MB/s: at least 75 together; by name, or looked up."""
+    web = Web(modelscope(), huggingface())
+
+    report = download(web, tmp_path, source)
+
+    assert is_right(tmp_path)
+    assert web.ms.sent + web.hf.sent == report.fetched == len(WEIGHTS) + len(CONFIG)
+    weights = next(file for file in report.files if file.path == "w.bin")
+    assert set(weights.sources) == {MS, STORE}
+    share = web.hf.sent / report.fetched
+    assert 0.5 < share < 0.75  # by what they deliver
+
+
+def test_a_token_never_goes_to_another_place(tmp_path: Path) -> None:
+    """Each hub gets its own, stores and folders none."""
+    web = Web(modelscope(), huggingface(), files=folder(FILES))
+
+    download(web, tmp_path, "hf:o/n", FOLDER)
+
+    for network in web.all:
+        assert network.asked
+        for asked in network.asked:
+            shown = str(asked.headers)
+            origin = str(origin_of(asked.url))
+            assert ("ms-SECRET" in shown) == (origin == MS)
+            assert ("hf-SECRET" in shown) == (origin == HF)
+
+
+def test_an_older_revision_of_the_same_name_is_not_mixed_in(tmp_path: Path) -> None:
+    """Same path, same size, another digest: not one byte is asked for there."""
+    seen: list[Event] = []
+    old = {"w.bin": payload(len(WEIGHTS), 9), "config.json": CONFIG}
+    web = Web(modelscope(), huggingface(old))
+
+    download(web, tmp_path, "hf:o/n", seen=seen)
+
+    assert is_right(tmp_path)
+    assert not [asked for asked in web.hf.asked if "w.bin" in asked.url]
+    assert "hf:o/n has 1 of 2 files" in notes(seen)
+
+
+def test_a_source_that_dies_half_way_costs_no_error(tmp_path: Path) -> None:
+    """What it would have brought comes from the other."""
+    died = len(WEIGHTS) // 4
+
+    def fault(asked: Asked) -> Fault | None:
+        return Fault(status=503) if web.hf.sent > died else None
+
+    web = Web(modelscope(), huggingface(fault=fault))
+
+    report = download(web, tmp_path, "hf:o/n")
+
+    assert is_right(tmp_path)
+    assert web.hf.sent > died
+    assert report.fetched < len(WEIGHTS) + 8 * MIB
+
+
+def test_a_source_with_wrong_bytes_is_repaired_and_named(tmp_path: Path) -> None:
+    """A folder states no digests: the file's own judges."""
+    wrong = bytearray(WEIGHTS)
+    wrong[:: 2 * MIB] = bytes(len(wrong[:: 2 * MIB]))
+    web = Web(modelscope(), huggingface(), files=slow(folder({"w.bin": bytes(wrong)}), 30e6))
+
+    report = download(web, tmp_path, FOLDER)
+
+    assert is_right(tmp_path)
+    weights = next(file for file in report.files if file.path == "w.bin")
+    assert weights.disproven == ("https://files.test",)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [("hf:no/such", "hf:no/such is not used"), ("https://files.test", "files.test is not used")],
+)
+def test_a_source_that_cannot_be_asked_is_named_and_left_out(
+    tmp_path: Path, source: str, says: str
+) -> None:
+    """The repository itself has everything."""
+    seen: list[Event] = []
+    web = Web(modelscope(), huggingface(), files=folder({}))
+
+    download(web, tmp_path, source, seen=seen)
+
+    assert is_right(tmp_path)
+    assert says in notes(seen)
+
+
+def test_a_source_that_never_answers_does_not_hold_up_the_download(tmp_path: Path) -> None:
+    """Twenty seconds to say what it has."""
+
+    class Silent(HfSite):
+        async def call(
+            self, url: str, *, headers: Mapping[str, str], limit: int
+        ) -> Response | Redirect:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+    seen: list[Event] = []
+    web = Web(modelscope(), Silent(FILES))
+
+    report = download(web, tmp_path, "hf:o/n", seen=seen)
+
+    assert is_right(tmp_path)
+    assert web.hf.asked == []
+    assert "does not answer" in notes(seen)
+    assert report.fetched == len(WEIGHTS) + len(CONFIG)
+
+
+def test_auto_says_nothing_where_there_is_no_such_repository(tmp_path: Path) -> None:
+    """Most repositories are on one hub only."""
+    seen: list[Event] = []
+    hub = huggingface()
+    hub.hub.repo = "another/one"  # type: ignore[attr-defined]
+    web = Web(modelscope(), hub)
+
+    download(web, tmp_path, "auto", seen=seen)
+
+    assert is_right(tmp_path)
+    assert notes(seen) == ""
+
+
+def test_files_of_the_hub_come_from_modelscope_too(tmp_path: Path) -> None:
+    """The small one is judged by its git name, which ModelScope does not state."""
+    web = Web(modelscope(), huggingface())
+
+    report = download(web, tmp_path, "ms:o/n", repo="hf:o/n")
+
+    assert is_right(tmp_path)
+    assert report.verified
+    assert web.ms.sent > 0
+
+
+def test_a_source_that_is_none_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    """A name without a hub is the repository itself, or a mistake."""
+    web = Web(modelscope(), huggingface())
+
+    with pytest.raises(UsageError):
+        download(web, tmp_path, "o/n")
+
+    assert web.ms.calls == []
