@@ -14,7 +14,9 @@ from modelhaul.events import Event, FileDone, FileFailed, Listener
 from modelhaul.hubs.modelscope import file_url
 from modelhaul.store.layout import Layout
 from modelhaul.store.layout_huggingface import HuggingFaceCache, HuggingFaceFolder
-from modelhaul.usecases.run import Emitter, Job, execute, prepare
+from modelhaul.usecases.compare import prepare
+from modelhaul.usecases.job import Emitter, Job
+from modelhaul.usecases.run import execute
 from tests.engine.harness import payload, source
 from tests.hubs.fakehub import ENDPOINT
 from tests.support.network import Asked, FakeNetwork, Fault

@@ -36,7 +36,7 @@ from modelhaul.usecases.download import Wish, plan_download
 from modelhaul.usecases.download import download as _download
 from modelhaul.usecases.get import UrlWish
 from modelhaul.usecases.get import get as _get
-from modelhaul.usecases.run import Emitter, Resources
+from modelhaul.usecases.job import Emitter, Resources
 from modelhaul.usecases.verify import FolderWish
 from modelhaul.usecases.verify import verify as _verify
 

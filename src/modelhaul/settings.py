@@ -50,6 +50,7 @@ class SettingChanges(TypedDict, total=False):
     idle_timeout: float
     memory: int
     reserve: bool
+    reuse: bool
     fast: bool
     proxies: Mapping[str, str]
     no_proxy: str
@@ -82,6 +83,7 @@ class Settings:
         idle_timeout: seconds a connection may be silent within a body.
         memory: bytes of payload buffers, together.
         reserve: really allocate disk blocks before the first byte.
+        reuse: copy what lies elsewhere on this disk instead of fetching it.
         fast: receive straight into our own buffers where that is possible.
         proxies: proxy URL by scheme (`http`, `https`, `all`).
         no_proxy: hosts that are reached without a proxy, as in `NO_PROXY`.
@@ -108,6 +110,7 @@ class Settings:
     idle_timeout: float = 30.0
     memory: int = 48 * MIB
     reserve: bool = False
+    reuse: bool = True
     fast: bool = True
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
     no_proxy: str = ""
@@ -274,6 +277,7 @@ _VARIABLES: tuple[tuple[str, str, Callable[[str], object]], ...] = (
     ("MODELHAUL_STATE", "state_dir", lambda text: _folder(Path(text))),
     ("MODELHAUL_CONNECTIONS", "connections", _count),
     ("MODELHAUL_PATIENCE", "patience", _seconds),
+    ("MODELHAUL_REUSE", "reuse", lambda text: text != "0"),
     ("MODELHAUL_FAST", "fast", lambda text: text != "0"),
     ("SSL_CERT_FILE", "ca_file", str),
     ("REQUESTS_CA_BUNDLE", "ca_file", str),

@@ -121,7 +121,8 @@ class Engine:
         self._limited_at = -math.inf  # when the disk or the user's limit last set the pace
         self._large: deque[LargeFile] = deque()
         self._whole: deque[WholeFile] = deque()
-        self._copies: dict[str, list[CopyFile]] = {}
+        self._copies: dict[str, list[CopyFile]] = {}  # by content, until they can begin
+        self._copying: list[CopyFile] = []
         self._whole_left = 0
         self._unfinished = 0
         self._idle = False
@@ -262,7 +263,14 @@ class Engine:
             if source is None:
                 copy.fail(HaulError(f"{copy.order.file.path}: its twin could not be fetched"))
             elif self._group is not None:
-                self._group.start_soon(copy.run, source)
+                self._group.start_soon(self._copy, copy, source)
+
+    async def _copy(self, copy: CopyFile, source: Path) -> None:
+        self._copying.append(copy)
+        try:
+            await copy.run(source)
+        finally:
+            self._copying.remove(copy)
 
     def _discard_parts(self, tasks: list[Task]) -> None:
         for task in tasks:
@@ -576,6 +584,7 @@ class Engine:
     def _in_motion(self) -> Iterator[Task]:
         # One that has its result is counted already, even if its files are still being closed.
         yield from (file for file in self._moving.values() if file.result is None)
+        yield from (copy for copy in self._copying if copy.result is None)
         for lease in self._scheduler.leases:
             if lease.job.whole:
                 yield self._tasks[lease.job.key]

@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelhaul.core.repo import RemoteFile
+from modelhaul.core.repo import RemoteFile, RepoRef
 from modelhaul.store.index import ProvenIndex
+from modelhaul.store.layout import legacy_places, snapshot_folder
+from modelhaul.store.layout_huggingface import repositories, repository_folder
 from modelhaul.store.osfile import Stamp
 
 
@@ -51,6 +53,25 @@ class Holdings:
         self._index = index
         self._blobs = blobs
         self._snapshots = snapshots
+
+    @classmethod
+    def around(
+        cls, index: ProvenIndex, ref: RepoRef, *, modelscope: Path, huggingface: Path
+    ) -> Holdings:
+        """What both hubs' caches hold of anything, and of a repository of this name on either.
+
+        Args:
+            index: the memory of proven files.
+            ref: what is wanted.
+            modelscope, huggingface: the caches, which need not exist.
+        """
+        blobs = [folder / "blobs" for folder in repositories(huggingface)]
+        snapshots = _children(huggingface / repository_folder(ref) / "snapshots")
+        if ref.owner:
+            new = snapshot_folder(modelscope, ref.kind, ref.owner, ref.name)
+            oldest, hub = legacy_places(modelscope, ref)
+            snapshots += [*_children(new / "snapshots"), *oldest, *hub]
+        return cls(index, blobs=blobs, snapshots=snapshots)
 
     def find(self, files: Iterable[RemoteFile]) -> dict[str, Held]:
         """The best place of each file's content, by `RemoteFile.content`.
@@ -103,6 +124,14 @@ class Holdings:
             if same is not False:
                 return Held(real, sure=same is True)
         return None
+
+
+def _children(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing if it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _digest(file: RemoteFile) -> str:

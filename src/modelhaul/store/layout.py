@@ -279,26 +279,28 @@ def find_cache(cache: Path, ref: RepoRef) -> ModelScopeCache | LegacyCache:
     unless one of the two newer ones exists.
     """
     cache, real = osfile.resolved(cache)
-    segment = f"{ref.kind}s"
-    safe = ref.name.replace(".", "___")
     new = ModelScopeCache.at(cache, ref)
-    newer = [
-        cache / segment / ref.owner / safe,
-        snapshot_folder(cache, ref.kind, ref.owner, ref.name),
-    ]
-    hub = [cache / segment / ref.owner / safe, cache / "hub" / segment / ref.owner / safe]
-    older = [
+    older, hub = legacy_places(cache, ref)
+    newer = [hub[0], snapshot_folder(cache, ref.kind, ref.owner, ref.name)]
+    places = hub if any(map(_has_entries, newer)) else older + hub
+    for folder in places:
+        if _has_entries(folder):
+            return LegacyCache(real, osfile.resolved(folder)[1], folder)
+    return new
+
+
+def legacy_places(cache: Path, ref: RepoRef) -> tuple[list[Path], list[Path]]:
+    """Where older packages put a repository: the oldest ones, and those of modelscope-hub."""
+    segment, safe = f"{ref.kind}s", ref.name.replace(".", "___")
+    oldest = [
         cache / ref.owner / ref.name,
         cache / ref.owner / safe,
         cache / "hub" / ref.owner / ref.name,
         cache / "hub" / ref.owner / safe,
         cache / segment / ref.owner / ref.name,
     ]
-    places = hub if any(map(_has_entries, newer)) else older + hub
-    for folder in places:
-        if _has_entries(folder):
-            return LegacyCache(real, osfile.resolved(folder)[1], folder)
-    return new
+    hub = [cache / segment / ref.owner / safe, cache / "hub" / segment / ref.owner / safe]
+    return oldest, hub
 
 
 def _has_entries(folder: Path) -> bool:

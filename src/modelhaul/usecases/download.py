@@ -20,11 +20,14 @@ from modelhaul.net.api import Api, Patience
 from modelhaul.report import Report
 from modelhaul.settings import DEFAULT_HF_ENDPOINT, Settings, normal_endpoint
 from modelhaul.store.credentials import is_private, read_saved_token, read_token_file
+from modelhaul.store.holdings import Holdings
 from modelhaul.store.layout import Layout, LocalFolder, find_cache, strangers
 from modelhaul.store.layout_huggingface import HuggingFaceCache, HuggingFaceFolder
+from modelhaul.usecases.compare import Prepared, prepare
+from modelhaul.usecases.job import Emitter, Job, Resources
 from modelhaul.usecases.places import more_sources
 from modelhaul.usecases.probe import pin
-from modelhaul.usecases.run import Emitter, Job, Prepared, Resources, execute, prepare
+from modelhaul.usecases.run import execute
 
 #: Files without a digest whose servers are asked for a validator at the same time.
 _PROBES_AT_ONCE = 8
@@ -104,6 +107,9 @@ async def resolve(resources: Resources, wish: Wish, emit: Emitter) -> Job:
 
     at_once = min(_PROBES_AT_ONCE, settings.connections, settings.host_connections)
     files = await pin(resources.transport, files, here, patience, at_once=at_once)
+    holdings = None
+    if settings.reuse and not wish.force:
+        holdings = await resources.threads.write(_holdings, resources, wish)
     return Job(
         name=str(wish.ref),
         revision=wish.ref.revision,
@@ -113,6 +119,7 @@ async def resolve(resources: Resources, wish: Wish, emit: Emitter) -> Job:
         layout=layout,
         sources=sources,
         force=wish.force,
+        holdings=holdings,
     )
 
 
@@ -190,6 +197,18 @@ def _layout(settings: Settings, wish: Wish, snapshot: Snapshot) -> Layout:
     if wish.local_dir is not None:
         return LocalFolder.at(wish.local_dir)
     return find_cache(wish.cache_dir or settings.cache_dir, wish.ref)
+
+
+def _holdings(resources: Resources, wish: Wish) -> Holdings:
+    """Both hubs' caches; one that was named for this download stands for its hub's own."""
+    settings, of_hf = resources.settings, wish.ref.hub == "huggingface"
+    named = wish.cache_dir
+    return Holdings.around(
+        resources.index,
+        wish.ref,
+        modelscope=settings.cache_dir if named is None or of_hf else named,
+        huggingface=settings.hf_cache_dir if named is None or not of_hf else named,
+    )
 
 
 async def _report_strangers(

@@ -30,9 +30,12 @@ from modelhaul.events import Resolved, Waiting
 from modelhaul.hubs.url import Address, Group, Probe, file_name, group, parse_address
 from modelhaul.net.api import Patience
 from modelhaul.report import Report
+from modelhaul.store.holdings import Holdings
 from modelhaul.store.layout import SingleFile
+from modelhaul.usecases.compare import prepare
+from modelhaul.usecases.job import Emitter, Job, Resources
 from modelhaul.usecases.probe import probe
-from modelhaul.usecases.run import Emitter, Job, Resources, execute, prepare
+from modelhaul.usecases.run import execute
 
 #: Seconds that the other addresses have to answer once one of them has.
 _GRACE = 1.0
@@ -133,6 +136,7 @@ async def _bring(
         sources=sources,
         force=wish.force,
         trusted=True,
+        holdings=None if wish.force or not resources.settings.reuse else Holdings(resources.index),
     )
     return await execute(resources, await prepare(resources, job, emit), emit)
 

@@ -12,7 +12,7 @@ from modelhaul.core.places import Mirror, Offer, Place, Prefix, SameElsewhere
 from modelhaul.core.repo import HubName, RemoteFile, RepoRef, Snapshot, Source
 from modelhaul.errors import HaulError, NotFound, single_error
 from modelhaul.hubs.base import Hub
-from modelhaul.usecases.run import Emitter
+from modelhaul.usecases.job import Emitter
 
 #: Seconds in which a place has to say what it has; the repository itself is there already.
 _MOST_SECONDS = 20.0

@@ -1,243 +1,43 @@
-"""What every download does once its files are known: look, decide, check room, run, report."""
+"""What every download does once its files are compared: check room, run, report."""
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
-import anyio
-
-from modelhaul.core import names
-from modelhaul.core.pace import Throttle
 from modelhaul.core.plan import (
-    ABSENT,
     Action,
     FilePlan,
     Found,
-    Plan,
-    Presence,
-    decide,
-    share,
 )
 from modelhaul.core.repo import RemoteFile, Source
 from modelhaul.core.units import size_text
-from modelhaul.engine.buffers import BufferPool
 from modelhaul.engine.context import Options
 from modelhaul.engine.driver import Engine, done_event
-from modelhaul.engine.lanes import Lanes
 from modelhaul.engine.task import Order, Placement
-from modelhaul.engine.threads import Threads
 from modelhaul.errors import (
     DiskFull,
     HaulError,
     Occupied,
-    StorageError,
     UnsafeName,
-    single_error,
 )
 from modelhaul.events import (
-    Checking,
-    Event,
     FileFailed,
     Finished,
-    Listener,
-    Note,
-    Planned,
-    Progress,
-    Statistics,
 )
-from modelhaul.net.transport import Transport
 from modelhaul.report import FileResult, Incomplete, Report
 from modelhaul.settings import Settings
 from modelhaul.store import claim, mounts, osfile, presence
-from modelhaul.store.index import ProvenIndex
 from modelhaul.store.layout import Layout
 from modelhaul.store.marker import Marker
-from modelhaul.store.presence import Sight
+from modelhaul.usecases.compare import Prepared, is_there
+from modelhaul.usecases.job import Emitter, Job, Resources
 
-log = logging.getLogger("modelhaul")
-
-#: Files looked at per thread call.
-_LOOK_AT_ONCE = 2000
 #: Room that is left to others: folders, journals, the file system's own books.
 _SPARE = 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What a client owns and its runs share."""
-
-    settings: Settings
-    transport: Transport
-    lanes: Lanes
-    pool: BufferPool
-    threads: Threads
-    throttle: Throttle | None
-    index: ProvenIndex
-
-
-class Emitter:
-    """Hands events to the listener; a listener that raises is logged once and changes nothing."""
-
-    def __init__(self, listener: Listener | None) -> None:
-        self._listener = listener
-        self._complained = False
-        self.notes: list[str] = []
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Note):
-            self.notes.append(event.message)
-        if self._listener is None:
-            return
-        try:
-            self._listener(event)
-        except Exception:
-            # It is not our code, and a broken view must not cost a download.
-            if not self._complained:
-                self._complained = True
-                log.exception("the event listener failed; the download goes on")
-
-    def note(self, message: str) -> None:
-        """Tell something that a person may want to know."""
-        self(Note(message=message))
-
-    @property
-    def listening(self) -> bool:
-        """Whether anybody wants events."""
-        return self._listener is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A download whose files are known.
-
-    Attributes:
-        name: what people call it.
-        revision, commit: of a repository, else None.
-        files: what is wanted.
-        whole: that is all there is, not a selection.
-        layout: where it lands.
-        sources: where the bytes of a file can be had.
-        force: believe no memory, and overwrite files that are not ours.
-        trusted: the names are the user's own words, or were judged: nobody need look at them.
-    """
-
-    name: str
-    revision: str | None
-    commit: str | None
-    files: Sequence[RemoteFile]
-    whole: bool
-    layout: Layout
-    sources: Callable[[RemoteFile], tuple[Source, ...]]
-    force: bool
-    trusted: bool = False
-
-
-class _Memory:
-    """Tells once per run that the memory of proven files could not be used."""
-
-    def __init__(self, index: ProvenIndex) -> None:
-        self._index = index
-        self._missed = index.missed
-        self._told = False
-
-    def tell(self, emit: Emitter) -> None:
-        """Say so if it failed since the run began and nobody has been told."""
-        if not self._told and self._index.missed > self._missed:
-            self._told = True
-            emit.note(f"{self._index.problem}: files that are here may be hashed again")
-
-
-@dataclass(slots=True)
-class Prepared:
-    """A job with its plan: all that is needed to run it.
-
-    Attributes:
-        sights: what was seen at the final names; of unsafe names nothing.
-        shared: files that stand in the place of another file of the run, and the path of that.
-        memory: tells if the memory of proven files fails this run.
-        unreadable: files of which that was all that could be told, each with the reason.
-    """
-
-    job: Job
-    plan: Plan
-    sights: Mapping[str, Sight]
-    shared: Mapping[str, str]
-    memory: _Memory
-    unreadable: Mapping[str, str] = field(default_factory=dict)
-
-    def holder_of(self, shared: FilePlan) -> FilePlan:
-        """The plan of the file in whose place a shared one stands."""
-        path = self.shared[shared.file.path]
-        return next(plan for plan in self.plan if plan.file.path == path)
-
-
-async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
-    """Compare what is wanted with what is there. Changes nothing on disk but memory.
-
-    Raises:
-        StorageError: the disk cannot be read.
-    """
-    prepared = await compare(resources, job, emit)
-    tell_plan(prepared.plan, emit)
-    return prepared
-
-
-def tell_plan(plan: Plan, emit: Emitter) -> None:
-    """Say what will be done."""
-    emit(Planned(files=len(plan), fetch=plan.fetch, reuse=plan.reuse, copy=plan.copy))
-
-
-async def compare(
-    resources: Resources, job: Job, emit: Emitter, *, patient: bool = False
-) -> Prepared:
-    """`prepare()` without a word about the plan.
-
-    Args:
-        resources, job, emit: the run.
-        patient: a file that cannot be read is one that is not the wanted one, not the end.
-    """
-    unreadable: dict[str, str] = {}
-    memory = _Memory(resources.index)
-    unsafe = await _unsafe(resources, job)
-    safe = [file for file in job.files if file.path not in unsafe]
-    shared = _shared(job.layout, safe)
-    wanted = [file for file in safe if file.path not in shared]
-    sights, too_long = await _look(resources, job, wanted)
-    if too_long:
-        unsafe |= too_long
-        unsafe |= {path: too_long[first] for path, first in shared.items() if first in too_long}
-        wanted = [file for file in wanted if file.path not in too_long]
-    sights |= await _prove(resources, job, wanted, sights, emit, unreadable if patient else None)
-    sights |= {path: sights[first] for path, first in shared.items() if first in sights}
-    recorded = await resources.threads.write(_recorded, job.layout, wanted)
-    plans: list[FilePlan] = []
-    for file in job.files:
-        if file.path in unsafe:
-            reason = unsafe[file.path]
-            plans.append(FilePlan(file=file, action=Action.REFUSE, reason=reason, unsafe=True))
-            continue
-        sight, parts = sights[file.path], recorded.get(file.path, 0)
-        seen = ABSENT
-        if parts or sight.found is not Found.NOTHING:
-            seen = Presence(
-                found=sight.found,
-                same=sight.verdict is True,
-                ours=sight.known is not None and sight.known.ours,
-                recorded=parts,
-            )
-        plan = decide(file, seen, owned=job.layout.owned, force=job.force)
-        if plan.action is Action.FETCH and file.path in shared:
-            plan = FilePlan(file=file, action=Action.SHARE)
-        plans.append(plan)
-    memory.tell(emit)
-    return Prepared(job, Plan(tuple(share(plans))), sights, shared, memory, unreadable)
 
 
 async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
@@ -282,7 +82,7 @@ async def bring(resources: Resources, prepared: Prepared, emit: Emitter) -> Repo
     await resources.threads.write(update.look, emit)
 
     async def recheck(order: Order) -> bool:
-        return await _is_there(resources, order)
+        return await is_there(resources, order)
 
     engine = Engine(
         transport=resources.transport,
@@ -411,185 +211,12 @@ def _failed_event(path: str, error: HaulError) -> FileFailed:
     return FileFailed(path=path, message=error.message, hint=error.hint)
 
 
-# -- looking -----------------------------------------------------------------------------------
-
-
-async def _unsafe(resources: Resources, job: Job) -> dict[str, str]:
-    """Files whose names must not or cannot be written, each with the reason."""
-    if job.trusted:
-        return {}
-    windows = sys.platform == "win32"
-    refused: dict[str, str] = {}
-    for file in job.files:
-        why = names.fault(file.path, windows=windows, reserved=job.layout.reserved)
-        if why is not None:
-            refused[file.path] = why
-    paths = [file.path for file in job.files if file.path not in refused]
-    clashes = names.collisions(paths, fold=True)
-    # Only where it matters is it worth asking the file system whether it cares.
-    if clashes and not await resources.threads.write(_folds_names, job.layout):
-        clashes = names.collisions(paths, fold=False)
-    return refused | clashes
-
-
-def _shared(layout: Layout, files: Iterable[RemoteFile]) -> dict[str, str]:
-    """Files that stand in the place of another one before them, and the path of that."""
-    first: dict[Path, str] = {}
-    shared = {}
-    for file in files:
-        holder = first.setdefault(layout.final(file.path), file.path)
-        if holder != file.path:
-            shared[file.path] = holder
-    return shared
-
-
-def _folds_names(layout: Layout) -> bool:
-    return osfile.folds_names(osfile.nearest_existing(layout.root))
-
-
 def _unsafe_name(plan: FilePlan) -> UnsafeName:
     printable = "".join(char if char.isprintable() else "?" for char in plan.file.path)[:200]
     return UnsafeName(
         f"refused to write {printable!r}: {plan.reason}",
         hint="leave it out with --exclude; only its publisher can give it another name",
     )
-
-
-async def _look(
-    resources: Resources, job: Job, files: Sequence[RemoteFile]
-) -> tuple[dict[str, Sight], dict[str, str]]:
-    """What is seen at the final names; and the paths that the file system cannot hold, and why."""
-    sights: dict[str, Sight] = {}
-    too_long: dict[str, str] = {}
-    # By folder, since a new target has none of them and a listing may be long. Only that a folder
-    # is missing is remembered, not what one holds: the file system may find a name by another
-    # spelling than the one that it lists.
-    missing: dict[Path, bool] = {}
-
-    def look(some: Sequence[RemoteFile]) -> None:
-        for file in some:
-            final = job.layout.final(file.path)
-            folder = final.parent
-            if missing.get(folder):
-                sights[file.path] = presence.NOTHING
-                continue
-            try:
-                sight = presence.look(final, file, resources.index, trust=not job.force)
-            except UnsafeName:
-                if job.trusted:
-                    raise  # the user's own word: to leave it out is no advice
-                too_long[file.path] = "the name is too long for this file system"
-                continue
-            if sight.found is Found.NOTHING and folder not in missing:
-                missing[folder] = presence.is_missing(folder)
-            if sight.verdict is False and not job.force and _was_published(job, file, sight):
-                sight = replace(sight, verdict=True)
-            sights[file.path] = sight
-
-    for at in range(0, len(files), _LOOK_AT_ONCE):
-        await resources.threads.write(look, files[at : at + _LOOK_AT_ONCE])
-    return sights, too_long
-
-
-async def _prove(
-    resources: Resources,
-    job: Job,
-    files: Sequence[RemoteFile],
-    sights: Mapping[str, Sight],
-    emit: Emitter,
-    unreadable: dict[str, str] | None,
-) -> dict[str, Sight]:
-    """Hash what only hashing can tell; what was seen of those that hold the wanted content.
-
-    What cannot be read goes into `unreadable` with the reason; without that it raises.
-    """
-    proven: dict[str, Sight] = {}
-    doubtful = [file for file in files if sights[file.path].verdict is None]
-    if not doubtful:
-        return proven
-    total = sum(file.size or 0 for file in doubtful)
-    emit(Checking(files=len(doubtful), size=total))
-    hashed = 0
-
-    def check(count: int) -> None:
-        nonlocal hashed
-        hashed += count
-        resources.threads.check_cancelled()
-
-    async def prove(file: RemoteFile) -> None:
-        final = job.layout.final(file.path)
-        call = partial(presence.prove, final, file, resources.index, check=check)
-        try:
-            known = await resources.threads.hash(call)
-        except StorageError as error:
-            if unreadable is None:
-                raise
-            unreadable[file.path] = error.message
-            return
-        if known is not None:
-            proven[file.path] = replace(sights[file.path], known=known, verdict=True)
-
-    async def show() -> None:
-        while True:
-            await anyio.sleep(0.25)
-            emit(
-                Progress(
-                    statistics=Statistics(
-                        total=total, done=hashed, verified=hashed, files=len(doubtful)
-                    )
-                )
-            )
-
-    try:
-        async with anyio.create_task_group() as beat:
-            if emit.listening:
-                beat.start_soon(show)
-            async with anyio.create_task_group() as group:
-                for file in doubtful:
-                    group.start_soon(prove, file)
-            beat.cancel_scope.cancel()
-    except BaseExceptionGroup as failed:
-        raise single_error(failed) from failed
-    return proven
-
-
-def _was_published(job: Job, file: RemoteFile, sight: Sight) -> bool:
-    """Whether a run of ours was killed just after it had put this very file in its place.
-
-    Only asked where no digest can tell: the journal that was left behind does.
-    """
-    if file.content is not None or file.identity is None or file.size is None:
-        return False
-    if sight.stamp is None or sight.stamp.size != file.size:
-        return False
-    state = job.layout.state
-    return sight.stamp.inode == claim.published_inode(state, identity=file.identity, size=file.size)
-
-
-def _recorded(layout: Layout, files: Iterable[RemoteFile]) -> dict[str, int]:
-    """Bytes of each file that unfinished parts hold."""
-    state = layout.state
-    if not state.is_dir():
-        return {}
-    return {
-        file.path: count
-        for file in files
-        if file.identity is not None
-        and file.size
-        and (count := claim.recorded(state, identity=file.identity, size=file.size))
-    }
-
-
-async def _is_there(resources: Resources, order: Order) -> bool:
-    """Whether somebody else has put the wanted content in its place meanwhile."""
-
-    def call() -> bool:
-        sight = presence.look(order.placement.final, order.file, resources.index, trust=True)
-        if sight.verdict is not None:
-            return sight.verdict
-        return presence.prove(order.placement.final, order.file, resources.index) is not None
-
-    return await resources.threads.hash(call)
 
 
 # -- checking ----------------------------------------------------------------------------------
@@ -675,15 +302,16 @@ def _orders(prepared: Prepared, state: Path) -> list[Order]:
             state=state,
             replaces=prepared.sights[plan.file.path].stamp,
         )
-        fetch = plan.action is Action.FETCH
         content = plan.file.content
+        held = prepared.held.get(content or "")
+        fetch = plan.action is Action.FETCH or held is not None
         orders.append(
             Order(
                 plan=plan,
                 placement=placement,
                 sources=job.sources(plan.file) + twins.get(content, ()) if fetch else (),
                 label=f"{job.name}: {plan.file.path}" if plan.file.path != job.name else job.name,
-                copy_from=None if fetch or content is None else kept.get(content),
+                copy_from=held if fetch or content is None else kept.get(content),
             )
         )
     return orders

@@ -19,8 +19,10 @@ from modelhaul.events import FileChecked, Verified
 from modelhaul.report import FileCheck, FileResult, Finding, Incomplete, VerifyReport
 from modelhaul.store.layout import Layout, LocalFolder
 from modelhaul.store.whose import holding
+from modelhaul.usecases.compare import Prepared, compare, tell_plan
 from modelhaul.usecases.download import Wish, resolve
-from modelhaul.usecases.run import Emitter, Prepared, Resources, bring, compare, tell_plan
+from modelhaul.usecases.job import Emitter, Resources
+from modelhaul.usecases.run import bring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
