@@ -8,56 +8,19 @@ from pathlib import Path
 import anyio
 import pytest
 
-from modelhaul import Client, Report, Settings, UsageError
+from modelhaul import Report, UsageError
 from modelhaul.core.origin import origin_of
 from modelhaul.events import Event, Note
-from modelhaul.net.transport import Answer, Receiver, Redirect, Request, Response
+from modelhaul.net.transport import Redirect, Response
 from tests.engine.harness import MIB, payload
-from tests.hubs import fakehf, fakehub
 from tests.support.hfsite import STORE, HfSite
-from tests.support.inline import InlineThreads
 from tests.support.network import Asked, FakeNetwork, Fault, Served
 from tests.support.site import REPO, site
-from tests.support.virtual import virtual
+from tests.support.web import HF, MS, Web, bring
 
 WEIGHTS, CONFIG = payload(24 * MIB, 1), payload(3000, 2)
 FILES = {"w.bin": WEIGHTS, "config.json": CONFIG}
 FOLDER = "https://files.test/some folder"
-MS, HF = str(origin_of(fakehub.ENDPOINT)), str(origin_of(fakehf.ENDPOINT))
-
-
-class Web:
-    """Several networks in one; each request goes to the one that knows its origin."""
-
-    def __init__(self, ms: FakeNetwork, hf: FakeNetwork, **others: FakeNetwork) -> None:
-        self.ms, self.hf = ms, hf
-        self.all = [ms, hf, *others.values()]
-        self._by_origin = {MS: ms, HF: hf, STORE: hf}
-        self._by_origin |= {f"https://{name}.test": network for name, network in others.items()}
-
-    def _of(self, url: str) -> FakeNetwork:
-        return self._by_origin[str(origin_of(url))]
-
-    async def fetch(self, request: Request, receiver: Receiver) -> Answer | Redirect:
-        return await self._of(request.url).fetch(request, receiver)
-
-    async def call(
-        self, url: str, *, headers: Mapping[str, str], limit: int
-    ) -> Response | Redirect:
-        return await self._of(url).call(url, headers=headers, limit=limit)
-
-    def renew(self) -> None:
-        for network in self.all:
-            network.renew()
-
-    async def aclose(self) -> None:
-        for network in self.all:
-            await network.aclose()
-
-    @property
-    def sent(self) -> list[int]:
-        """Bytes that came from each network."""
-        return [network.sent for network in self.all]
 
 
 def slow(network: FakeNetwork, rate: float) -> FakeNetwork:
@@ -82,26 +45,9 @@ def folder(files: Mapping[str, bytes]) -> FakeNetwork:
 def download(
     web: Web, path: Path, *sources: str, repo: str = REPO, seen: list[Event] | None = None
 ) -> Report:
-    async def main() -> Report:
-        settings = Settings(
-            endpoint=fakehub.ENDPOINT,
-            token="ms-SECRET",
-            hf_endpoint=fakehf.ENDPOINT,
-            hf_token="hf-SECRET",
-            home=path / "home",
-            cache_dir=path / "cache",
-            hf_cache_dir=path / "hf",
-            state_dir=path / "state",
-        )
-        async with Client(settings, transport=web, threads=InlineThreads()) as client:
-            return await client.download(
-                repo,
-                sources=sources,
-                local_dir=path / "m",
-                on_event=None if seen is None else seen.append,
-            )
-
-    return virtual(main)
+    """Bring the repository to the folder `m`."""
+    listener = None if seen is None else seen.append
+    return bring(web, path, repo, sources=sources, local_dir=path / "m", on_event=listener)
 
 
 def is_right(path: Path, files: Mapping[str, bytes] = FILES) -> bool:
