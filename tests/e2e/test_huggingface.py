@@ -144,7 +144,7 @@ def test_a_repository_arrives_and_is_not_fetched_again(world: World, hub: Hub) -
 
 def test_addresses_that_end_every_second_are_no_trouble(world: World, hub: Hub) -> None:
     """The store answers 403 when one has ended; the download goes through all the same."""
-    hub.put({"w.bin": content(12_000_000, 8)})
+    hub.put({"w.bin": content(20_000_000, 8)})
     hub.lifetime = 1.0
 
     done = world.run(
@@ -152,7 +152,7 @@ def test_addresses_that_end_every_second_are_no_trouble(world: World, hub: Hub) 
     )
 
     assert done.returncode == 0, done.stderr
-    assert (world.work / "d" / "w.bin").read_bytes() == content(12_000_000, 8)
+    assert (world.work / "d" / "w.bin").read_bytes() == content(20_000_000, 8)
     assert len([seen for seen in hub.bytes_asked() if seen[0] == "hub"]) > 1
     assert hub.refused > 0
 
