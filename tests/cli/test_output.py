@@ -256,8 +256,12 @@ def test_errors_are_printable_lines(capsys: pytest.CaptureFixture[str]) -> None:
             "7 files, 5.00 MB, in 2s; 4 repaired (1.00 MB fetched); every file has its SHA-256",
         ),
         (
+            verified(by_git_name=2),
+            "7 files, 5.00 MB, in 2s; every file has its SHA-256 or git name",
+        ),
+        (
             verified(unproven=3),
-            "7 files, 5.00 MB, in 2s; 3 without a stated SHA-256; the others have theirs",
+            "7 files, 5.00 MB, in 2s; 3 without a stated digest; the others have theirs",
         ),
     ],
 )

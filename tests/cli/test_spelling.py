@@ -15,8 +15,13 @@ from modelhaul.cli.spelling import is_like_repo, normal
         pytest.param("download o/n", "download o/n", id="nothing-to-do"),
         pytest.param(
             "verify https://modelscope.cn/models/o/n --local_dir d",
-            "verify o/n --repo-type model --endpoint https://modelscope.cn --local-dir d",
+            "verify ms:o/n --repo-type model --endpoint https://modelscope.cn --local-dir d",
             id="verify",
+        ),
+        pytest.param(
+            "verify https://huggingface.co/o/n/tree/v1 --local_dir d",
+            "verify hf:o/n --repo-type model --revision v1 --hub huggingface --local-dir d",
+            id="verify-hugging-face",
         ),
         pytest.param("", "", id="nothing-at-all"),
         pytest.param("--local_dir d", "--local-dir d", id="underscores"),

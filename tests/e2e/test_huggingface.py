@@ -144,7 +144,7 @@ def test_a_repository_arrives_and_is_not_fetched_again(world: World, hub: Hub) -
 
 def test_addresses_that_end_every_second_are_no_trouble(world: World, hub: Hub) -> None:
     """The store answers 403 when one has ended; the download goes through all the same."""
-    hub.put({"w.bin": content(12_000_000, 8)})
+    hub.put({"w.bin": content(20_000_000, 8)})
     hub.lifetime = 1.0
 
     done = world.run(
@@ -152,9 +152,41 @@ def test_addresses_that_end_every_second_are_no_trouble(world: World, hub: Hub) 
     )
 
     assert done.returncode == 0, done.stderr
-    assert (world.work / "d" / "w.bin").read_bytes() == content(12_000_000, 8)
+    assert (world.work / "d" / "w.bin").read_bytes() == content(20_000_000, 8)
     assert len([seen for seen in hub.bytes_asked() if seen[0] == "hub"]) > 1
     assert hub.refused > 0
+
+
+@pytest.mark.parametrize("place", ["cache", "folder", "path"])
+def test_a_tree_is_checked_and_repaired(world: World, hub: Hub, place: str) -> None:
+    """Right: 0. Bytes changed, a file gone: 8, all named. --repair fetches these and no others."""
+    words = ["hf:o/n", "--local-dir", "d"] if place == "folder" else ["hf:o/n"]
+    first = world.run("download", *words)
+    root = Path(last_line(first.stdout))
+    if place == "path":
+        words = [str(root)]
+    right = world.run("verify", *words)
+    for name in ("model.bin", "vocab.txt"):
+        data = (root / name).read_bytes()
+        (root / name).write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    (root / "config.json").unlink()
+    hub.seen.clear()
+
+    wrong = world.run("verify", *words)
+    asked = hub.bytes_asked()
+    repaired = world.run("verify", *words, "--repair")
+
+    assert (right.returncode, wrong.returncode, repaired.returncode) == (0, 8, 0), wrong.stderr
+    assert "every file has its SHA-256 or git name" in right.stderr
+    assert last_line(right.stdout) == str(root)
+    assert "wrong: model.bin (its SHA-256 is another)" in wrong.stderr
+    assert "wrong: vocab.txt (its git name is another)" in wrong.stderr
+    assert "missing: config.json" in wrong.stderr
+    assert asked == []
+    brought = {path.rpartition("/")[2] for _, path, _ in hub.bytes_asked()}
+    # In the cache only the name was gone.
+    assert brought == {"model.bin", "vocab.txt"} | ({"config.json"} if place == "folder" else set())
+    assert {path: (root / path).read_bytes() for path in FILES} == FILES
 
 
 def test_a_pasted_page_is_the_file_that_it_shows(world: World, hub: Hub) -> None:

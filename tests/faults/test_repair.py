@@ -18,13 +18,14 @@ from aiohttp import web
 
 from modelhaul import events
 from modelhaul.core.journal import Have
+from modelhaul.core.repo import RemoteFile
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.errors import ConnectFailed, IntegrityError
 from modelhaul.report import FileResult
 from modelhaul.server.body import parse_range
 from modelhaul.store.claim import read_runs
 from tests.e2e.conftest import World, content, machine, tree
-from tests.engine.harness import CHUNK, MIB, Rig, payload, remote, source
+from tests.engine.harness import CHUNK, MIB, Rig, blob, git_sha1, payload, remote, source
 from tests.faults.switchboard import Ask, Switchboard, Wrong, plain
 from tests.support.hub import TestHub as Hub
 from tests.support.hub import hub_in_thread
@@ -243,6 +244,78 @@ def test_a_small_file_is_asked_of_the_other_source(target: Path, order: tuple[st
     assert (target / "w").read_bytes() == data
     assert result.disproven == ((B,) if order[0] == B else ())
     assert len(network(rig).asked) == (2 if order[0] == B else 1)
+
+
+# -- judged by a git name --------------------------------------------------------------------------
+
+
+@pytest.mark.fault(
+    "one of two sources sends wrong bytes of a file that the hub states by its git name",
+    "repaired from the other; the report names the one that lied",
+    number=(30, 31),
+)
+@pytest.mark.parametrize("size", [SIZE, 20_000])
+def test_a_git_name_tells_whose_bytes_are_wrong(target: Path, size: int) -> None:
+    """It judges as a SHA-256 does: large files in runs, small ones in one answer."""
+    data = DATA[:size]
+    files = {f"{origin}/w": Served(data, rate=2e6) for origin in (A, B)}
+    rig = Rig(target, FakeNetwork(files, flipping(B, at=(5, size - 5))))
+
+    order = rig.order(blob("w", data), source(f"{B}/w"), source(f"{A}/w"))
+    (result,) = virtual(lambda: rig.bring(order))
+
+    assert result.error is None
+    assert result.verified
+    assert (target / "w").read_bytes() == data
+    assert result.disproven == (B,)
+    assert result.sha256 == hashlib.sha256(data).hexdigest()
+    assert rig.left() == []
+
+
+@pytest.mark.fault(
+    "two sources have the same bytes, and the hub states another git name",
+    "nothing is left under the final name; the error says that they agree",
+    number=30,
+)
+def test_sources_that_agree_disprove_a_git_name(target: Path) -> None:
+    """The error names the digest that it is about."""
+    rig = two_sources(target, lambda asked: None)
+
+    order = rig.order(blob("w", DATA, name="0" * 40), source(f"{A}/w"), source(f"{B}/w"))
+    (result,) = virtual(lambda: rig.bring(order))
+
+    assert isinstance(result.error, IntegrityError)
+    assert f"git blob SHA-1 is {git_sha1(DATA)}, should be {'0' * 40}" in result.error.message
+    assert "have the same bytes" in result.error.message
+    assert not (target / "w").exists()
+    assert rig.left() == []
+
+
+@pytest.mark.fault(
+    "a store has two versions of a file behind one name, for ever",
+    "after the digest was wrong once, only the version of most bytes is taken",
+    number=22,
+)
+@pytest.mark.parametrize("listed", [remote, blob])
+def test_one_version_is_insisted_on_whichever_digest_judges(
+    target: Path, listed: Callable[[str, bytes], RemoteFile]
+) -> None:
+    """Every third answer is of the older version: taken alike, the two would be mixed anew."""
+
+    def fails(asked: Asked) -> Fault | None:
+        old = asked.number % 3 == 0
+        return Fault(
+            headers={"etag": '"old"' if old else '"new"'},
+            flip=(asked.span.start,) if old else (),
+        )
+
+    rig = Rig(target, FakeNetwork({f"{A}/w": Served(DATA, rate=2e6)}, fails))
+
+    order = rig.order(listed("w", DATA), source(f"{A}/w"))
+    (result,) = virtual(lambda: rig.bring(order))
+
+    assert result.error is None
+    assert (target / "w").read_bytes() == DATA
 
 
 # -- one source ------------------------------------------------------------------------------------

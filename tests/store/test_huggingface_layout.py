@@ -312,6 +312,72 @@ def test_a_folder_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     assert not (layout.root / "refs").exists()
 
 
+def test_a_folder_that_is_a_link_does_not_cost_the_others(tmp_path: Path) -> None:
+    """All that can be linked is."""
+    found = snapshot()
+    layout = HuggingFaceCache.at(tmp_path / "hub", found)
+    (layout.root / "snapshots" / COMMIT).mkdir(parents=True)
+    (layout.root / "snapshots" / COMMIT / "sub dir").symlink_to(tmp_path)
+
+    with pytest.raises(UnsafeName):
+        fill(layout, found)
+
+    assert {path for path in CONTENT if (layout.shown / path).exists()} == {
+        path for path in CONTENT if not path.startswith("sub dir/")
+    }
+
+
+@pytest.mark.parametrize("folder", ["refs", "trees", "snapshots"])
+def test_a_linked_folder_of_the_cache_gets_no_books(tmp_path: Path, folder: str) -> None:
+    """Their tools never make one."""
+    found = snapshot()
+    layout = HuggingFaceCache.at(tmp_path / "hub", found)
+    (tmp_path / "elsewhere").mkdir()
+    layout.root.mkdir(parents=True)
+    (layout.root / folder).symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(UnsafeName):
+        fill(layout, found)
+
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_linked_folder_of_metadata_is_not_entered(tmp_path: Path) -> None:
+    """Neither to strike what is said of a file nor to say it."""
+    found = snapshot()
+    layout = HuggingFaceFolder.at(tmp_path / "m", found)
+    (tmp_path / "elsewhere").mkdir()
+    kept = tmp_path / "elsewhere" / "config.json.metadata"
+    kept.write_bytes(b"mine")
+    books = tmp_path / "m" / ".cache" / "huggingface"
+    books.mkdir(parents=True)
+    (books / "download").symlink_to(tmp_path / "elsewhere")
+    for file in found.files:
+        layout.final(file.path).parent.mkdir(parents=True, exist_ok=True)
+        layout.final(file.path).write_bytes(CONTENT[file.path])
+
+    for step in (layout.before, lambda paths: layout.after(found.files)):
+        with pytest.raises(UnsafeName):
+            step(["config.json"])
+
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == [kept.name]
+    assert kept.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("place", ["refs/main", "trees"])
+def test_what_would_block_for_ever_is_not_read(tmp_path: Path, place: str) -> None:
+    """A FIFO where a book should be is replaced, or left alone."""
+    found = snapshot()
+    layout = HuggingFaceCache.at(tmp_path, found)
+    fifo = layout.root / (place if place != "trees" else f"trees/{COMMIT}.json")
+    fifo.parent.mkdir(parents=True)
+    os.mkfifo(fifo)
+
+    fill(layout, found)
+
+    assert (layout.shown / "config.json").read_bytes() == CONTENT["config.json"]
+
+
 def test_a_repository_may_lie_on_another_disk(tmp_path: Path) -> None:
     """By a link in the cache: everything of it goes there, and the name stays the user's."""
     (tmp_path / "hub").mkdir()

@@ -50,6 +50,7 @@ def ctime_of_this_moment() -> int:
         Known("cd" * 32, None, ours=False),
         Known(None, '"etag"', ours=True),
         Known("ef" * 32, '"etag"', ours=True),
+        Known("ef" * 32, None, ours=True, git_sha1="ab" * 20),
     ],
 )
 def test_what_was_remembered_is_found_again(
@@ -325,7 +326,14 @@ def test_a_schema_that_is_no_text_makes_it_forgetful(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    ["recorded_ns = 'soon'", "sha256 = 'zz'", "sha256 = x'ff00'", "validator = x'00'"],
+    [
+        "recorded_ns = 'soon'",
+        "sha256 = 'zz'",
+        "sha256 = x'ff00'",
+        "validator = x'00'",
+        "git_sha1 = 'zz'",
+        "git_sha1 = x'ff00'",
+    ],
 )
 def test_a_record_that_makes_no_sense_is_not_there(tmp_path: Path, damage: str) -> None:
     """SQLite keeps any kind of value in any column, and would not notice a flipped bit."""

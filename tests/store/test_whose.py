@@ -1,8 +1,7 @@
-"""Which repository a folder says it holds."""
+"""`store.whose`: which repository a folder of a cache says it holds."""
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import pytest
@@ -10,93 +9,67 @@ import pytest
 from modelhaul.core.repo import RepoRef
 from modelhaul.store.whose import Holding, holding
 
-
-def made(path: Path, **books: bytes) -> Path:
-    """A folder with a file in it and some books."""
-    path.mkdir(parents=True)
-    (path / "config.json").write_text("{}")
-    for name, content in books.items():
-        (path / f".{name}").write_bytes(content)
-    return path
+COMMIT = "1" * 40
 
 
 @pytest.mark.parametrize(
-    ("below", "ref"),
+    ("folder", "ref"),
     [
-        ("models/o--n/snapshots/master", RepoRef("modelscope", "model", "o", "n", "master")),
-        ("models/o--a--b/snapshots/v1.0", RepoRef("modelscope", "model", "o", "a--b", "v1.0")),
-        ("datasets/o--n.x/snapshots/dev/1", RepoRef("modelscope", "dataset", "o", "n.x", "dev/1")),
+        (
+            f"hub/models--o--n/snapshots/{COMMIT}",
+            RepoRef("huggingface", "model", "o", "n", COMMIT),
+        ),
+        (
+            f"hub/datasets--o--n.x/snapshots/{COMMIT}",
+            RepoRef("huggingface", "dataset", "o", "n.x", COMMIT),
+        ),
+        (
+            f"hub/spaces--o--n/snapshots/{COMMIT}",
+            RepoRef("huggingface", "space", "o", "n", COMMIT),
+        ),
+        (
+            f"hub/models--gpt2/snapshots/{COMMIT}",
+            RepoRef("huggingface", "model", "", "gpt2", COMMIT),
+        ),
+        (
+            "hub/models/o--n/snapshots/master",
+            RepoRef("modelscope", "model", "o", "n", "master"),
+        ),
     ],
 )
-def test_a_folder_of_the_cache_names_its_repository(
-    tmp_path: Path, below: str, ref: RepoRef
-) -> None:
-    """Kind, owner, name and revision stand in its path."""
-    folder = made(tmp_path / "cache" / below)
+def test_a_snapshot_of_a_cache_says_whose_it_is(tmp_path: Path, folder: str, ref: RepoRef) -> None:
+    """Of both hubs; old repositories of the one have no owner."""
+    (tmp_path / folder).mkdir(parents=True)
 
-    assert holding(folder, None) == Holding(ref, tmp_path / "cache")
+    assert holding(tmp_path / folder, None) == Holding(ref, tmp_path / "hub")
 
 
-def test_a_link_to_a_folder_of_the_cache_is_that_folder(tmp_path: Path) -> None:
-    """People link a model to where a program looks for it."""
-    folder = made(tmp_path / "cache/models/o--n/snapshots/master")
-    (tmp_path / "here").symlink_to(folder)
+def test_another_revision_may_be_meant(tmp_path: Path) -> None:
+    """It wins over the one in the path."""
+    folder = tmp_path / "models--o--n" / "snapshots" / COMMIT
+    folder.mkdir(parents=True)
 
-    assert holding(tmp_path / "here", None) == holding(folder, None)
+    held = holding(folder, "v1")
 
-
-@pytest.mark.parametrize("below", ["hub/models/o/n___5", "models/o/n___5", "o/n___5"])
-def test_a_folder_of_the_old_cache_names_its_repository_in_its_book(
-    tmp_path: Path, below: str
-) -> None:
-    """`.mdl` has the name with `___` for dots, `.mv` the revision."""
-    book = pickle.dumps({"id": "o/n___5"})
-    folder = made(tmp_path / "cache" / below, mdl=book, mv=b"Revision:v2,CreatedAt:1700000000")
-
-    ref = RepoRef("modelscope", "model", "o", "n.5", "v2")
-    assert holding(folder, None) == Holding(ref, tmp_path / "cache")
-
-
-def test_a_dataset_of_the_old_cache_is_known_by_its_path(tmp_path: Path) -> None:
-    """`.msc` says that the folder is the cache's."""
-    folder = made(tmp_path / "cache/datasets/o/n", msc=pickle.dumps([]))
-
-    ref = RepoRef("modelscope", "dataset", "o", "n")
-    assert holding(folder, None) == Holding(ref, tmp_path / "cache")
-
-
-def test_a_revision_that_was_given_wins(tmp_path: Path) -> None:
-    """Then the folder is no longer the cache's place of what it is compared with."""
-    folder = made(tmp_path / "cache/models/o--n/snapshots/master")
-
-    assert holding(folder, "v1") == Holding(RepoRef("modelscope", "model", "o", "n", "v1"), None)
-
-
-class Evil:
-    """A pickle that would make a folder when it is loaded."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return Path.mkdir, (Path("/tmp/pwned-by-a-test"),)  # type: ignore[return-value]
+    assert held is not None
+    assert held.ref.revision == "v1"
 
 
 @pytest.mark.parametrize(
-    ("below", "books"),
+    "folder",
     [
-        ("plain", {}),
-        ("models/snapshots/master", {}),
-        ("models/o--n/snapshots", {}),
-        ("models/o--n/blobs/master", {}),
-        ("spaces/o--n/snapshots/master", {}),
-        ("models/--n/snapshots/master", {}),
-        ("models/o--n/snapshots/a~b", {}),
-        ("plain", {"mdl": b"junk"}),
-        ("plain", {"mdl": pickle.dumps({"id": "unknown"})}),
-        ("plain", {"mdl": pickle.dumps({"id": 5})}),
-        ("plain", {"mdl": pickle.dumps(["o/n"])}),
-        ("plain", {"mdl": pickle.dumps(Evil())}),
+        "m",
+        "models--o--n",
+        "models--o--n/blobs",
+        "models--o--n/snapshots",
+        f"models--o--n/snapshots/{COMMIT}/sub",
+        f"models--a--b--c/snapshots/{COMMIT}",
+        f"models--/snapshots/{COMMIT}",
+        f"things--o--n/snapshots/{COMMIT}",
     ],
 )
-def test_any_other_folder_says_nothing(tmp_path: Path, below: str, books: dict[str, bytes]) -> None:
-    """A plain folder, what only looks like a cache's, a book that cannot be read."""
-    assert holding(made(tmp_path / below, **books), None) is None
-    assert not Path("/tmp/pwned-by-a-test").exists()
+def test_other_folders_say_nothing(tmp_path: Path, folder: str) -> None:
+    """Only a whole snapshot is what a repository holds."""
+    (tmp_path / folder).mkdir(parents=True)
+
+    assert holding(tmp_path / folder, None) is None

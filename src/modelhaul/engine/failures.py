@@ -111,7 +111,7 @@ class Failures:
         counts = self._tell_origin(judgement, asking, error)
         if judgement.ignored:
             source.ignored()
-        if isinstance(error, OtherVersion) and asking.task.order.file.sha256 is not None:
+        if isinstance(error, OtherVersion) and asking.task.order.file.content is not None:
             # No fault of the source: we insisted on a version, and its digest is known.
             if not source.other_version():
                 lease.job.version = None  # then the digest alone has to tell

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from modelhaul.core.names import RESERVED_FOLDER, fault
 from modelhaul.core.repo import RemoteFile, RepoRef, Snapshot, is_commit
-from modelhaul.errors import ProtocolError, StorageError
+from modelhaul.errors import HaulError, Occupied, ProtocolError, StorageError, UnsafeName
 from modelhaul.store import osfile
 from modelhaul.store.gitnames import blob_name, lfs_pointer
 from modelhaul.store.osfile import storage_errors
@@ -33,6 +33,8 @@ _REPOSITORY = re.compile("(model|dataset|space)s--.")
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 #: Their own folder inside a `--local-dir`.
 _BOOKS = ".cache/huggingface"
+#: Bytes of metadata that are read: three short lines.
+_MOST_METADATA = 1 << 12
 #: What huggingface_hub 1.0 and later write, byte for byte.
 _CACHE_TAG = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -112,21 +114,27 @@ class HuggingFaceCache:
     def after(self, files: Iterable[RemoteFile]) -> None:
         """Link files from the snapshot to their blobs, durably."""
         changed: dict[Path, None] = {}
+        refused: list[HaulError] = []
         for file in files:
             place = self.places[file.path]
             pointer = self._pointer(file.path)
-            if place != pointer and self._link(pointer, place, checked=changed):
-                changed[(self.root / pointer).parent] = None
+            try:
+                if place != pointer and self._link(pointer, place, checked=changed):
+                    changed[(self.root / pointer).parent] = None
+            except (UnsafeName, Occupied) as error:
+                refused.append(error)  # a folder that is none of ours; the others come
         with storage_errors(f"syncing {self.shown}"):
             for folder in changed:
                 osfile.sync_folder(folder)
         self._write_tree()
+        if refused:
+            raise refused[0]
 
     def finish(self) -> None:
         """Say that the name of the revision now means this commit."""
         if self.ref != self.commit:
             with _unless_read_only():
-                _put(self.state, self.root / "refs" / self.ref, self.commit.encode())
+                _put(self.root, f"refs/{self.ref}", self.commit.encode())
 
     def _pointer(self, path: str) -> str:
         return f"snapshots/{self.commit}/{path}"
@@ -152,7 +160,7 @@ class HuggingFaceCache:
 
     def _write_tree(self) -> None:
         with _unless_read_only():
-            _write_tree(self.state, self.root / "trees", self.commit, self.listing)
+            _write_tree(self.root, "trees", self.commit, self.listing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,41 +204,38 @@ class HuggingFaceFolder:
     def before(self, changing: Iterable[str]) -> None:
         """Strike what is said of files that change."""
         for path in changing:
-            metadata = self._metadata(path)
+            metadata = self.root / _metadata(path)
             with storage_errors(f"removing {metadata}"):
+                osfile.check_parents(self.root, _metadata(path))
                 osfile.remove_quietly(metadata)
 
     def after(self, files: Iterable[RemoteFile]) -> None:
         """Say of files which commit and content they are."""
-        books = self.root / _BOOKS
         with _unless_read_only():
             for name, content in ((".gitignore", b"*"), ("CACHEDIR.TAG", _CACHE_TAG)):
-                if not (books / name).exists():
-                    _put(self.state, books / name, content)
+                if not (self.root / _BOOKS / name).exists():
+                    _put(self.root, f"{_BOOKS}/{name}", content)
             for file in files:
                 self._describe(file)
-            _write_tree(self.state, books / "trees", self.commit, self.listing)
+            _write_tree(self.root, f"{_BOOKS}/trees", self.commit, self.listing)
 
     def finish(self) -> None:
         """All has been said."""
-
-    def _metadata(self, path: str) -> Path:
-        return self.root / _BOOKS / "download" / f"{path}.metadata"
 
     def _describe(self, file: RemoteFile) -> None:
         name = content_name(file)
         if name is None:
             return
-        metadata, final = self._metadata(file.path), self.final(file.path)
+        metadata, final = _metadata(file.path), self.final(file.path)
         with storage_errors(f"looking at {final}"):
             changed = final.stat().st_mtime
-        if _still_said(metadata, self.commit, name, changed):
+        if _still_said(self.root / metadata, self.commit, name, changed):
             return
         # A file of the user's may be younger than now, by a clock that was wrong.
         moment = max(time.time(), changed)
         said = f"{self.commit}\n{name}\n{moment}\n".encode()
         # Not synced: lost, it costs their tools a question; torn, it is thrown away.
-        _put(self.state, metadata, said, durable=False)
+        _put(self.root, metadata, said, durable=False)
 
 
 def _target(pointer: str, place: str) -> str:
@@ -292,7 +297,12 @@ def _mode(path: Path) -> int | None:
         return None
 
 
-def _write_tree(state: Path, trees: Path, commit: str, files: Iterable[RemoteFile]) -> None:
+def _metadata(path: str) -> str:
+    """Where a `--local-dir` says what the file of this path is."""
+    return f"{_BOOKS}/download/{path}.metadata"
+
+
+def _write_tree(root: Path, trees: str, commit: str, files: Iterable[RemoteFile]) -> None:
     """The listing as huggingface_hub 2 keeps it: by it, it knows offline that nothing is missing.
 
     Nothing is written of a listing in which a file has no name, for that would not be the whole.
@@ -308,28 +318,36 @@ def _write_tree(state: Path, trees: Path, commit: str, files: Iterable[RemoteFil
             pointer = blob_name(lfs_pointer(file.sha256, file.size))
             row = {"size": file.size, "blob_id": pointer}
             rows[file.path] = row | {"lfs_sha256": file.sha256, "lfs_size": file.size}
-    target = trees / f"{commit}.json"
-    if not target.exists():
+    target = f"{trees}/{commit}.json"
+    if not (root / target).exists():
         text = json.dumps({"format_version": 1, "files": rows}, indent=1)
-        _put(state, target, text.encode())
+        _put(root, target, text.encode())
 
 
 def _still_said(metadata: Path, commit: str, name: str, changed: float) -> bool:
     """Whether the metadata say this already, and are believed: by the rule of their reader."""
     try:
-        said = metadata.read_text().split("\n")
+        said = osfile.read_small(metadata, _MOST_METADATA).decode().split("\n")
         return said[:2] == [commit, name] and changed - 1 <= float(said[2])
     except (OSError, ValueError, IndexError):
         return False
 
 
-def _put(state: Path, target: Path, data: bytes, *, durable: bool = True) -> None:
-    """Make `target` hold `data`, by a rename; nothing is written if it does."""
+def _put(root: Path, relative: str, data: bytes, *, durable: bool = True) -> None:
+    """Make a file below `root` hold `data`, by a rename; nothing is written if it does.
+
+    Raises:
+        UnsafeName, Occupied: a folder on the way is a link or a file: of theirs none is.
+    """
+    target = root / relative
     with storage_errors(f"writing {target}"):
+        osfile.check_parents(root, relative)
         if _holds(target, data):
             return
         osfile.make_folders(target.parent)
-        with _draft(state, lambda draft: _write(draft, data, durable=durable)) as draft:
+        with _draft(
+            root / RESERVED_FOLDER, lambda draft: _write(draft, data, durable=durable)
+        ) as draft:
             os.replace(draft, target)
         if durable:
             osfile.sync_folder(target.parent)
@@ -372,7 +390,7 @@ def _draft(state: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 
 def _holds(target: Path, data: bytes) -> bool:
     try:
-        return target.read_bytes() == data
+        return osfile.read_small(target, len(data) + 1) == data
     except OSError:
         return False
 

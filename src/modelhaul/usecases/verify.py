@@ -7,8 +7,9 @@ the old ones, which stay until the new ones are proven.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,12 +118,20 @@ def _wish_for(wish: FolderWish) -> Wish:
     )
 
 
-def _unnamed(layout: Layout, paths: Iterable[str]) -> set[str]:
-    """Files that tools would not find, whatever stands in their places. Blocks."""
-    return {path for path in paths if not layout.is_named(path)}
+def _unnamed(layout: Layout, paths: Iterable[str]) -> dict[str, tuple[Finding, str]]:
+    """Files that tools would not find, though their places have the right bytes. Blocks."""
+    found: dict[str, tuple[Finding, str]] = {}
+    for path in paths:
+        if layout.is_named(path):
+            continue
+        if os.path.lexists(layout.shown / path):
+            found[path] = "wrong", "its bytes are here, but something else has its name"
+        else:
+            found[path] = "missing", "its bytes are here, but its name is not"
+    return found
 
 
-def _check(seen: Prepared, plan: FilePlan, unnamed: Collection[str]) -> FileCheck:
+def _check(seen: Prepared, plan: FilePlan, unnamed: Mapping[str, tuple[Finding, str]]) -> FileCheck:
     finding, reason = _finding(seen, plan, unnamed)
     file = plan.file
     # An unsafe name has no place here, and nobody may ask the file system about it.
@@ -138,7 +147,9 @@ def _check(seen: Prepared, plan: FilePlan, unnamed: Collection[str]) -> FileChec
     )
 
 
-def _finding(seen: Prepared, plan: FilePlan, unnamed: Collection[str]) -> tuple[Finding, str]:
+def _finding(
+    seen: Prepared, plan: FilePlan, unnamed: Mapping[str, tuple[Finding, str]]
+) -> tuple[Finding, str]:
     file = plan.file
     if plan.unsafe:
         return "missing", f"its name must not be written: {plan.reason}"
@@ -149,9 +160,7 @@ def _finding(seen: Prepared, plan: FilePlan, unnamed: Collection[str]) -> tuple[
             return "missing", f"it has the content of {plan.file.path}, which must not be written"
     sight = seen.sights[plan.file.path]
     if plan.action is Action.KEEP:
-        if file.path in unnamed:
-            return "missing", "its bytes are here, but its name does not lead to them"
-        return "right", ""
+        return unnamed.get(file.path, ("right", ""))
     if sight.found is Found.NOTHING:
         begun = plan.action is Action.FETCH and plan.reuse
         return (
