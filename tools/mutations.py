@@ -209,8 +209,8 @@ MUTATIONS = [
     Mutation(
         "a name leads to its blob",
         "usecases/verify.py",
-        '        return unnamed.get(file.path, ("right", ""))\n',
-        '        return "right", ""\n',
+        '    if finding == "right" and unnamed is not None:\n',
+        "    if False:\n",
         "tests/test_verify_huggingface.py"
         "::test_a_name_that_does_not_lead_to_its_blob_is_found_and_put_right",
     ),

@@ -42,6 +42,7 @@ def test_a_served_folder_is_downloaded(world: World) -> None:
 def test_redirects_a_rate_limit_and_a_request_log_for_trying_things_out(world: World) -> None:
     """--cdn, --limit-rate and --request-log, as the demo uses them."""
     log = world.work / "log.jsonl"
+    world.extra["MODELHAUL_REUSE"] = "0"
     with serving(world, "--cdn", "--limit-rate", "20MB", "--request-log", log) as (url, _):
         done = world.run("download", "acme/tiny", "--endpoint", url, "--local-dir", "m")
 

@@ -59,6 +59,7 @@ def seeds() -> dict[str, list[bytes]]:
             b"Sun, 06 Nov 1994 08:49:37 GMT",
             b"Sunday, 06-Nov-94 08:49:37 GMT",
             b"Sun Nov  6 08:49:37 1994",
+            b'"api";r=0;t=55, "pages"; r=3; t=\x1d7',
             b"bytes=3-9",
             b"bytes=-5",
         ],

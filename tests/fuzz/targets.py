@@ -220,6 +220,8 @@ def header_values(data: bytes) -> None:
         assert text.isascii()
     wait = rules.parse_retry_after(text, NOW)
     assert wait is None or 0 <= wait <= 1e9
+    allowance = rules.parse_rate_limit(text)
+    assert allowance is None or 0 <= allowance <= 1e9
     rules.http_date(text)
     tag = rules.strong_validator({"etag": text, "last-modified": text, "date": text})
     assert tag is None or (tag.isascii() and tag.isprintable())

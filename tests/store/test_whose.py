@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,11 @@ def test_other_folders_say_nothing(tmp_path: Path, folder: str) -> None:
     (tmp_path / folder).mkdir(parents=True)
 
     assert holding(tmp_path / folder, None) is None
+
+
+@pytest.mark.parametrize("name", [".mdl", ".mv", ".msc"])
+def test_a_pipe_at_the_name_of_a_book_blocks_nobody(tmp_path: Path, name: str) -> None:
+    """Whoever may write there could put one: it is no book."""
+    os.mkfifo(tmp_path / name)
+
+    assert holding(tmp_path, None) is None

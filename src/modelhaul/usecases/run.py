@@ -303,15 +303,16 @@ def _orders(prepared: Prepared, state: Path) -> list[Order]:
             replaces=prepared.sights[plan.file.path].stamp,
         )
         content = plan.file.content
-        held = prepared.held.get(content or "")
-        fetch = plan.action is Action.FETCH or held is not None
+        fetch = plan.action is Action.FETCH
+        there = None if fetch or content is None else kept.get(content, prepared.held.get(content))
         orders.append(
             Order(
                 plan=plan,
                 placement=placement,
-                sources=job.sources(plan.file) + twins.get(content, ()) if fetch else (),
+                # Those of a copy are for when it cannot be copied after all.
+                sources=job.sources(plan.file) + (twins.get(content, ()) if fetch else ()),
                 label=f"{job.name}: {plan.file.path}" if plan.file.path != job.name else job.name,
-                copy_from=held if fetch or content is None else kept.get(content),
+                copy_from=there,
             )
         )
     return orders
