@@ -99,15 +99,13 @@ async def compare(
         unsafe |= {path: too_long[first] for path, first in shared.items() if first in too_long}
         wanted = [file for file in wanted if file.path not in too_long]
     sights |= await _prove(resources, job, wanted, sights, emit, unreadable if patient else None)
+    sights |= {path: sights[first] for path, first in shared.items() if first in sights}
     recorded = await resources.threads.write(_recorded, job.layout, wanted)
     plans: list[FilePlan] = []
     for file in job.files:
         if file.path in unsafe:
             reason = unsafe[file.path]
             plans.append(FilePlan(file=file, action=Action.REFUSE, reason=reason, unsafe=True))
-            continue
-        if file.path in shared:
-            plans.append(FilePlan(file=file, action=Action.SHARE))
             continue
         sight, parts = sights[file.path], recorded.get(file.path, 0)
         seen = ABSENT
@@ -118,7 +116,10 @@ async def compare(
                 ours=sight.known is not None and sight.known.ours,
                 recorded=parts,
             )
-        plans.append(decide(file, seen, owned=job.layout.owned, force=job.force))
+        plan = decide(file, seen, owned=job.layout.owned, force=job.force)
+        if plan.action is Action.FETCH and file.path in shared:
+            plan = FilePlan(file=file, action=Action.SHARE)
+        plans.append(plan)
     held = await _held(resources, job, plans, emit)
     plans = [_copied(plan) if plan.file.content in held else plan for plan in plans]
     memory.tell(emit)
