@@ -14,10 +14,12 @@ from modelhaul.core.repo import Kind, RepoRef, parse_ref
 from modelhaul.errors import UsageError
 from modelhaul.store import osfile
 from modelhaul.store.layout import find_cache
-from modelhaul.store.pickles import load_restricted
+from modelhaul.store.pickles import MOST_BYTES, load_restricted
 
 _KINDS: dict[str, Kind] = {"models": "model", "datasets": "dataset"}
 _HF_KINDS: dict[str, Kind] = {**_KINDS, "spaces": "space"}
+#: `.mv` is one line; nothing that is longer is read.
+_MOST_LINE = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def _by_book(root: Path) -> tuple[Kind, str, str | None] | None:
     folder is theirs, and then its path ends with owner and name."""
     revision = _revision(root)
     try:
-        book = load_restricted((root / ".mdl").read_bytes())
+        book = load_restricted(osfile.read_small(root / ".mdl", MOST_BYTES + 1))
     except (OSError, ValueError):
         book = None
     if isinstance(book, dict) and isinstance(book.get("id"), str):
@@ -107,7 +109,7 @@ def _by_book(root: Path) -> tuple[Kind, str, str | None] | None:
 def _revision(root: Path) -> str | None:
     """By `.mv`: `Revision:master,CreatedAt:1700000000`."""
     try:
-        text = (root / ".mv").read_text(errors="replace")
+        text = osfile.read_small(root / ".mv", _MOST_LINE).decode(errors="replace")
     except OSError:
         return None
     found = re.match(r"Revision:([^,\s]+)", text)
