@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -381,15 +382,15 @@ def unfinished(folder: Path) -> Iterator[Unfinished]:
         names = sorted(folder.iterdir()) if folder.is_dir() else []
     for path in names:
         # The marker of a half-published update (`store.marker`) is no work to throw away.
-        if path.is_file() and path.suffix != MARKER:
+        if path.suffix != MARKER and _is_file_or_link(path):
             groups.setdefault(path.name.removesuffix(PART).removesuffix(JOURNAL), []).append(path)
     for stem, paths in groups.items():
         journal = folder / (stem + JOURNAL)
         header, runs = read_runs(journal) if journal in paths else (None, ())
         statuses = []
         for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                statuses.append(path.stat())
+            with contextlib.suppress(OSError):
+                statuses.append(path.lstat())
         if not statuses:
             continue
         yield Unfinished(
@@ -405,9 +406,18 @@ def unfinished(folder: Path) -> Iterator[Unfinished]:
         )
 
 
+def _is_file_or_link(path: Path) -> bool:
+    """A link is none of ours, but lies in our folder: to be seen there, and never followed."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False  # gone, or nobody can tell
+    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
+
+
 def _is_locked(path: Path) -> bool:
     try:
-        fd = os.open(path, os.O_RDWR)
+        fd = osfile.open_file(path, create=False)
     except OSError:
         return False
     try:

@@ -735,7 +735,11 @@ def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
         worthless = work.void or work.stem.endswith((claim.WHOLE, claim.COPY))
         if worthless and locks and not work.busy:
             for path in work.paths:
-                osfile.remove_unlocked(path)
+                try:
+                    osfile.remove_unlocked(path)
+                except OSError as error:
+                    # A link, or another user's. The files are in place: that is no reason to fail.
+                    emit.note(f"{path} was left where it is: {error.strerror or error}")
         elif not work.busy:
             left.append(work)
     if left:
