@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
+from errno import EACCES
 from pathlib import Path
 
 import anyio
@@ -15,6 +17,7 @@ from modelhaul.events import Event, FileDone, Listener
 from modelhaul.store.layout import ModelScopeCache
 from modelhaul.store.marker import Marker
 from tests.engine.harness import payload
+from tests.faults.faultydisk import Failing, FaultyDisk
 from tests.support.network import Asked, FakeNetwork, Fault
 from tests.support.site import REF, REPO, client, site
 from tests.support.virtual import virtual
@@ -66,6 +69,44 @@ def answers(status: int, *names: str) -> Callable[[Asked], Fault | None]:
         return Fault(status=status) if asked.url.endswith(names) else None
 
     return fault
+
+
+# -- what lies in the state folder -----------------------------------------------------------------
+
+
+def linked(part: Path) -> None:
+    """A link to somebody's file in the place of a part."""
+    (part.parent.parent / "theirs").write_bytes(b"theirs")
+    part.symlink_to(part.parent.parent / "theirs")
+
+
+def dangling(part: Path) -> None:
+    """A link to nothing."""
+    part.symlink_to("nowhere")
+
+
+def closed(part: Path) -> None:
+    """A part that may not be opened."""
+    part.write_bytes(b"theirs")
+
+
+@pytest.mark.parametrize("plant", [linked, dangling, closed])
+def test_what_cannot_be_tidied_up_does_not_end_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: Callable[[Path], None]
+) -> None:
+    """The files are there by then: what is no part of ours to open stays, and a note says so."""
+    part = tmp_path / "m" / ".modelhaul" / "abc.whole.part"
+    part.parent.mkdir(parents=True)
+    plant(part)
+    if plant is closed:  # of another user; root may open everything
+        FaultyDisk(Failing("open", "abc.whole.part", EACCES)).install(monkeypatch)
+
+    report = download(site({"a": b"good"}), tmp_path)
+
+    assert (tmp_path / "m" / "a").read_bytes() == b"good"
+    assert os.path.lexists(part)
+    assert [note for note in report.notes if str(part) in note]
+    assert plant is not linked or (tmp_path / "m" / "theirs").read_bytes() == b"theirs"
 
 
 # -- some files could not be had -------------------------------------------------------------------

@@ -153,6 +153,12 @@ def folder(path: Path) -> None:
     path.mkdir()
 
 
+def device(path: Path) -> None:
+    """A pipe in its place: nothing that has bytes of its own."""
+    path.unlink()
+    os.mkfifo(path)
+
+
 def link(path: Path) -> None:
     """A link to nothing in its place."""
     path.unlink()
@@ -350,6 +356,41 @@ def test_a_repair_fetches_what_is_bad_and_nothing_else(
     assert all(touched(tree / name) == state for name, state in before.items())
     assert not (tree / ".modelhaul").exists()
     assert verify(network, tmp_path).ok
+
+
+@pytest.mark.parametrize("stands", [folder, device])
+def test_a_repair_mends_the_others_where_something_is_in_the_way(
+    network: FakeNetwork, tree: Path, tmp_path: Path, stands: Callable[[Path], None]
+) -> None:
+    """A folder or a device is nobody's to replace: it stays wrong, the rest is repaired."""
+    stands(tree / "b.safetensors")
+    flip(tree / "a.safetensors")
+
+    report = verify(network, tmp_path, repair=True)
+
+    assert findings(report) == {"a.safetensors": "repaired", "b.safetensors": "wrong"}
+    assert "stands there" in report.found("wrong")[0].reason
+    assert (tree / "a.safetensors").read_bytes() == FILES["a.safetensors"]
+    assert not (tree / "b.safetensors").is_file()
+    assert report.error is not None
+    assert report.error.exit_code == 8
+    assert "move it away" in str(report.error.hint)
+
+
+def test_a_repair_that_can_mend_nothing_says_what_is_in_the_way(
+    network: FakeNetwork, tree: Path, tmp_path: Path
+) -> None:
+    """There is a report all the same, and nothing is fetched."""
+    for path in FILES:
+        folder(tree / path)
+
+    report = verify(network, tmp_path, repair=True)
+
+    assert {file.finding for file in report.files} == {"wrong"}
+    assert {file.reason for file in report.files} == {"a folder stands there"}
+    assert network.asked == []
+    assert report.error is not None
+    assert "move it away" in str(report.error.hint)
 
 
 def test_a_repair_of_a_right_tree_does_nothing(

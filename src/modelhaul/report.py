@@ -180,7 +180,7 @@ class VerifyReport:
     files: tuple[FileCheck, ...]
     seconds: float
     fetched: int = 0
-    repair_error: Incomplete | None = None
+    repair_error: HaulError | None = None
     notes: tuple[str, ...] = field(default=())
 
     def found(self, *findings: Finding) -> tuple[FileCheck, ...]:

@@ -315,6 +315,15 @@ LOCAL = [
     "0",
     "[::ffff:127.0.0.1]",
     "[fe80::1%25lo]",
+    "[::127.0.0.1]",
+    "[64:ff9b::7f00:1]",
+    "[64:ff9b::169.254.169.254]",
+    # Where clouds have their metadata, though not on the link.
+    "100.100.100.200",
+    "168.63.129.16",
+    "[fd00:ec2::254]",
+    "[fd20:ce::254]",
+    "[::ffff:100.100.100.200]",
 ]
 
 
@@ -342,7 +351,17 @@ def test_a_server_of_this_machine_redirects_anywhere(before: str, after: str) ->
 
 @pytest.mark.parametrize(
     "host",
-    ["10.0.0.1", "192.168.1.9", "172.16.0.1", "[fd00::1]", "localhost.example", "8.8.8.8", "host"],
+    [
+        "10.0.0.1",
+        "192.168.1.9",
+        "172.16.0.1",
+        "[fd00::1]",
+        "localhost.example",
+        "8.8.8.8",
+        "host",
+        "100.100.100.201",
+        "[64:ff9b::808:808]",
+    ],
 )
 def test_redirects_inside_a_network_are_followed(host: str) -> None:
     """A site's own hub and store have private addresses, or names without a dot."""

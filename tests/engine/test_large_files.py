@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+import anyio.from_thread
 import pytest
 
 from modelhaul import events
 from modelhaul.core.repo import RemoteFile
 from modelhaul.core.span import Span, SpanSet
-from modelhaul.errors import IntegrityError, NotFound, Occupied
+from modelhaul.engine.threads import WorkerThreads
+from modelhaul.errors import IntegrityError, NotFound, Occupied, StorageError
 from modelhaul.report import FileResult
 from modelhaul.store import claim
+from modelhaul.store.hashing import STEP
 from tests.engine.harness import CHUNK, MIB, ORIGIN, Rig, payload, remote, source
+from tests.faults.faultydisk import FaultyDisk
 from tests.support.network import Asked, FakeNetwork, Fault, Served
 from tests.support.virtual import virtual
 
@@ -301,6 +307,97 @@ def test_bytes_damaged_on_disk_are_the_only_ones_fetched_again(target: Path) -> 
     assert repair == events.Repairing(
         path="w", size=CHUNK, reason="these bytes changed on the disk"
     )
+
+
+class Changing(FaultyDisk):
+    """A disk that gives back another byte at one place of a part; `place` says where by now."""
+
+    place: Callable[[], int]
+
+    def preadv(self, fd: int, buffers: list[memoryview], offset: int) -> int:
+        count = super().preadv(fd, buffers, offset)
+        at = self.place() - offset
+        if 0 <= at < count and os.readlink(f"/proc/self/fd/{fd}").endswith(".part"):
+            buffers[0][at] ^= 0xFF
+        return count
+
+
+def test_a_disk_that_keeps_changing_bytes_is_to_blame_and_no_source(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three times the damage is mended; then the run ends with the disk's error, progress kept."""
+    data = payload(4 * MIB)
+    network = FakeNetwork({f"{ORIGIN}/w": Served(data, rate=1e6)})
+    rig = Rig(target, network, connections=1)
+
+    async def stopped() -> None:
+        with anyio.move_on_after(2.5):
+            await rig.bring(rig.order(remote("w", data)))
+
+    virtual(stopped)
+    with monkeypatch.context() as patch:
+        disk = Changing()
+        disk.place = lambda: len(rig.events_of(events.Repairing)) * CHUNK + 1000
+        disk.install(patch)
+        with pytest.raises(StorageError, match="keeps changing bytes"):
+            bring(rig, remote("w", data))
+    reasons = [str(event) for event in rig.events_of(events.Repairing)]
+    sent = network.sent
+    (result,) = bring(rig, remote("w", data))
+
+    assert len(reasons) == 3
+    assert not [reason for reason in reasons if "not to blame" in reason]
+    assert sent == len(data) + 3 * CHUNK
+    assert result.error is None
+    assert network.sent == sent + CHUNK  # what was found damaged last
+    assert (target / "w").read_bytes() == data
+
+
+def test_a_wrong_digest_is_looked_into_by_reading_the_part_once(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the disk damaged and who brought what are told in one pass, also of a huge file."""
+    data = payload(4 * MIB)
+    rig = Rig(target, FakeNetwork({f"{ORIGIN}/w": Served(data)}))
+    disk = FaultyDisk().install(monkeypatch)
+
+    bring(rig, remote("w", data, digest="0" * 64))
+
+    # Once after the first fetch; after the second once, and once for the runs that were replaced.
+    assert disk.met["preadv", ".part"] == 3 * len(data) // STEP
+
+
+class Stopping(WorkerThreads):
+    """Real threads. The user stops the run at the fifth time that a call asks about that."""
+
+    def __init__(self, scope: anyio.CancelScope) -> None:
+        super().__init__()
+        self.looks = 0
+        self._scope = scope
+
+    def check_cancelled(self) -> None:
+        self.looks += 1
+        if self.looks == 5:
+            anyio.from_thread.run_sync(self._scope.cancel)
+        super().check_cancelled()
+
+
+def test_a_stop_is_heard_while_a_wrong_digest_is_looked_into(target: Path) -> None:
+    """To read a file of 100 GB takes minutes: a stop ends that, and keeps part and journal."""
+    data = payload(4 * MIB)
+    rig = Rig(target, FakeNetwork({f"{ORIGIN}/w": Served(data, delay=0.0)}))
+
+    async def main() -> Stopping:
+        with anyio.CancelScope() as scope:
+            rig.threads = threads = Stopping(scope)
+            await rig.bring(rig.order(remote("w", data, digest="0" * 64)))
+        return threads
+
+    threads = anyio.run(main)
+
+    assert threads.looks == 5
+    assert len(rig.left()) == 2
+    assert rig.events_of(events.Repairing) == []
 
 
 def test_something_that_appeared_at_the_final_name_is_not_overwritten(target: Path) -> None:

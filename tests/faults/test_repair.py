@@ -20,6 +20,7 @@ from modelhaul import events
 from modelhaul.core.journal import Have
 from modelhaul.core.repo import RemoteFile
 from modelhaul.core.span import Span, SpanSet
+from modelhaul.engine.failures import MOST_STRIKES
 from modelhaul.errors import ConnectFailed, IntegrityError
 from modelhaul.report import FileResult
 from modelhaul.server.body import parse_range
@@ -32,7 +33,7 @@ from tests.support.hub import hub_in_thread
 from tests.support.network import Asked, FakeNetwork, Fault, Served
 from tests.support.virtual import virtual
 
-A, B = "https://a.test", "https://b.test"
+A, B, C = "https://a.test", "https://b.test", "https://c.test"
 SIZE = 8 * MIB
 DATA = payload(SIZE, 7)
 #: A byte in so many places: some of them are in every longer answer.
@@ -244,6 +245,54 @@ def test_a_small_file_is_asked_of_the_other_source(target: Path, order: tuple[st
     assert (target / "w").read_bytes() == data
     assert result.disproven == ((B,) if order[0] == B else ())
     assert len(network(rig).asked) == (2 if order[0] == B else 1)
+
+
+@pytest.mark.parametrize("size", [20_000, SIZE], ids=["small", "large"])
+@pytest.mark.parametrize("path", ["/w", "/"], ids=["of this file", "of everything"])
+def test_a_source_that_lies_beside_one_that_fails_ends_only_its_file(
+    target: Path, size: int, path: str
+) -> None:
+    """A has wrong bytes of `w`, B answers 503: that is about `w`, and bounded; `x` goes on."""
+    wrong, data, other = flipping(f"{A}/w", at=(5,)), DATA[:size], payload(SIZE, 8)
+    served = {f"{origin}/w": Served(data, rate=2e6) for origin in (A, B)}
+    served |= {f"{origin}/x": Served(other, rate=2e6) for origin in (A, B)}
+
+    def fails(asked: Asked) -> Fault | None:
+        return Fault(status=503) if asked.url.startswith(f"{B}{path}") else wrong(asked)
+
+    rig = Rig(target, FakeNetwork(served, fails))
+    orders = [
+        rig.order(remote(name, content), source(f"{A}/{name}"), source(f"{B}/{name}"))
+        for name, content in (("w", data), ("x", other))
+    ]
+
+    lied, healthy = virtual(lambda: rig.bring(*orders))
+
+    assert isinstance(lied.error, IntegrityError)
+    assert healthy.error is None
+    assert (target / "x").read_bytes() == other
+    assert not (target / "w").exists()
+    assert lied.fetched - lied.hedged <= 2 * size
+    assert [asked.url for asked in network(rig).asked].count(f"{B}/w") <= 2 * MOST_STRIKES + 8
+    assert rig.left() == []
+
+
+@pytest.mark.parametrize("size", [20_000, SIZE], ids=["small", "large"])
+def test_the_third_source_is_asked_though_the_second_fails(target: Path, size: int) -> None:
+    """A lies, B answers 503, C is right: nobody is content with A once more."""
+    wrong, data = flipping(A, at=(5,)), DATA[:size]
+    served = {f"{origin}/w": Served(data, rate=2e6) for origin in (A, B, C)}
+
+    def fails(asked: Asked) -> Fault | None:
+        return Fault(status=503) if asked.url.startswith(B) else wrong(asked)
+
+    rig = Rig(target, FakeNetwork(served, fails))
+
+    result = bring(rig, A, B, C, data=data)
+
+    assert result.error is None
+    assert (target / "w").read_bytes() == data
+    assert result.disproven == (A,)
 
 
 # -- judged by a git name --------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from modelhaul.store.claim import unfinished
 from modelhaul.store.journalfile import MOST_BYTES
 from modelhaul.store.layout import LegacyCache
 from modelhaul.store.marker import Marker
+from modelhaul.store.whose import holding
 from tests.e2e.conftest import World, content, machine, tree
 from tests.net.rawserver import Exchange, answer, raw_server
 from tests.store.helpers import SIZE, STEM, WANTED
@@ -489,6 +490,7 @@ def test_nothing_is_set_aside_through_a_link(tmp_path: Path) -> None:
 def pipes(folder: Path) -> list[Path]:
     """Planted at each name that is read."""
     names = [f"{STEM}.journal", f"{STEM}.part", f"{STEM}.other.journal", "x.update", ".msc"]
+    names += [".mdl", ".mv"]
     for name in names:
         os.mkfifo(folder / name)
     return [folder / name for name in names]
@@ -499,18 +501,19 @@ def pipes(folder: Path) -> list[Path]:
 )
 def test_a_pipe_at_one_of_our_names_blocks_nobody(tmp_path: Path) -> None:
     """Reading one waits for a writer who never comes; the claim ends in a clear error."""
-    journal, _, _, marker, _ = pipes(tmp_path)
+    journal, _, _, marker, *_ = pipes(tmp_path)
 
     recorded = claim.recorded(tmp_path, identity=WANTED.identity, size=SIZE)
     pending = Marker(marker).pending()
     LegacyCache(tmp_path, tmp_path, tmp_path).before(["f"])
+    held = holding(tmp_path, None)
     works = list(unfinished(tmp_path))
     with pytest.raises(StorageError, match="not a plain file"):
         claim.claim(tmp_path, WANTED, locks=True)
     journal.unlink()
     mine = claim.claim(tmp_path, WANTED, locks=True)
 
-    assert (recorded, pending, works) == (0, None, [])
+    assert (recorded, pending, held, works) == (0, None, None, [])
     assert mine is not None
     assert not mine.have
     mine.close()

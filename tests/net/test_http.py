@@ -410,6 +410,25 @@ def test_after_a_renewal_requests_go_over_new_connections(run: Run) -> None:
     run(main)
 
 
+def test_connections_that_were_given_up_do_not_stay_open(run: Run) -> None:
+    """Every digest that is wrong is a renewal: a long run would collect them until its end."""
+
+    async def main() -> None:
+        async with raw_server(sends(answer(b"0123456789"))) as server, transport() as net:
+            for _ in range(5):
+                await net.fetch(request(server, 0, 10, size=10), Bucket(10))
+                net.renew()
+            await net.fetch(request(server, 0, 10, size=10), Bucket(10))
+
+            with anyio.fail_after(10):
+                while server.open > 1:
+                    await server.changed.wait()
+
+            assert (server.connections, server.open) == (6, 1)
+
+    run(main)
+
+
 def test_cookies_are_not_kept(run: Run) -> None:
     """A server's cookie never comes back to it, or to anybody."""
     reply = answer(b"0123456789", Set_Cookie="track=1; Path=/")

@@ -33,6 +33,7 @@ from modelhaul.store.claim import (
 )
 from modelhaul.store.marker import Marker
 from modelhaul.store.sink import open_private
+from tests.faults.faultydisk import BROKEN, Failing, FaultyDisk
 from tests.store.helpers import (
     CHUNK,
     DATA,
@@ -277,6 +278,39 @@ def test_a_part_with_a_second_name_is_left_to_it(tmp_path: Path) -> None:
     assert (tmp_path / "backup").read_bytes() == content
     assert part(tmp_path).read_bytes() == bytes(900) + DATA[900:]
     assert counted(tmp_path) == spans((900, 1000))
+
+
+def test_a_journal_with_a_second_name_is_left_to_it(tmp_path: Path) -> None:
+    """A backup of the whole folder: its journal keeps saying what its part holds."""
+    folder, backup = tmp_path / "state", tmp_path / "backup"
+    for each in (folder, backup):
+        each.mkdir()
+    unfinished_work(folder)
+    for name in names(folder):
+        os.link(folder / name, backup / name)
+    content = {name: (backup / name).read_bytes() for name in names(backup)}
+
+    mine = claimed(folder)
+    put(mine, 900, 1000)
+    mine.close()
+
+    assert {name: (backup / name).read_bytes() for name in names(backup)} == content
+    assert counted(folder) == spans((900, 1000))
+    shutil.rmtree(folder)
+    assert counted(backup).covers(Span(0, 500))
+
+
+def test_a_journal_with_a_second_name_is_not_taken_from_who_works_with_it(tmp_path: Path) -> None:
+    """The backup was made while it runs: it is busy, and goes on to its end."""
+    running = claimed(tmp_path)
+    os.link(journal(tmp_path), tmp_path / "backup")
+
+    other = claim(tmp_path, WANTED, locks=True)
+
+    assert other is None
+    assert journal(tmp_path).samefile(tmp_path / "backup")
+    put(running, 0, 100)
+    running.close()
 
 
 # -- resuming ------------------------------------------------------------------------------------
@@ -990,6 +1024,24 @@ def test_of_a_run_that_we_have_in_part_the_rest_is_copied(tmp_path: Path) -> Non
     assert mine.have == spans((0, 450))
     assert right(mine)
     assert read_runs(mine.journal.path)[1][-1] == dataclasses.replace(have(300, 450), source=7)
+
+
+def test_a_bad_sector_of_ours_does_not_stop_what_others_have_from_being_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be compared is left alone; where we have nothing there is nothing to read."""
+    unfinished_work(tmp_path, vouched=3, claims=0)
+    other = claimed(tmp_path, locks=False, token="a")
+    put(other, 250, 450)
+    put(other, 600, 800)
+    other.close()
+    FaultyDisk(Failing("preadv", f"{STEM}.part", BROKEN)).install(monkeypatch)
+
+    mine = claimed(tmp_path)
+    mine.close()
+
+    assert mine.have == spans((0, 300), (600, 800))
+    assert right(mine)
 
 
 def test_nothing_is_copied_from_a_part_of_another_file(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from modelhaul.errors import DiskFull, Occupied, StorageError, UnsafeName
 from modelhaul.store import osfile
 from modelhaul.store.osfile import Stamp, storage_error, storage_errors
+from tests.faults.faultydisk import Failing, FaultyDisk
 from tests.store.helpers import run_python, second_process, trace
 
 LOCKER = """
@@ -493,6 +494,20 @@ def test_a_file_is_made_in_a_folder_that_another_process_has_just_removed(tmp_pa
     assert (tmp_path / "state" / "f").exists()
     with pytest.raises(FileExistsError):
         osfile.make_file(tmp_path / "state" / "f", exclusive=True)
+
+
+def test_a_folder_may_be_removed_more_than_once_before_a_file_is_made_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes finish one after the other; but it is not tried for ever."""
+    disk = FaultyDisk(Failing("open", "f", errno.ENOENT, times=4)).install(monkeypatch)
+
+    os.close(osfile.make_file(tmp_path / "state" / "f"))
+
+    assert (tmp_path / "state" / "f").exists()
+    disk.failing = [Failing("open", "f", errno.ENOENT)]
+    with pytest.raises(FileNotFoundError):
+        osfile.make_file(tmp_path / "state" / "f")
 
 
 def test_only_what_nobody_has_locked_is_removed(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
 from modelhaul.core.repo import RepoRef
+from modelhaul.store.pickles import MOST_BYTES
 from modelhaul.store.whose import Holding, holding
 
 COMMIT = "1" * 40
@@ -81,4 +83,25 @@ def test_a_pipe_at_the_name_of_a_book_blocks_nobody(tmp_path: Path, name: str) -
     """Whoever may write there could put one: it is no book."""
     os.mkfifo(tmp_path / name)
 
+    assert holding(tmp_path, None) is None
+
+
+def test_an_old_book_says_whose_it_is(tmp_path: Path) -> None:
+    """`.mdl` names the model, `.mv` the revision."""
+    (tmp_path / ".mdl").write_bytes(pickle.dumps({"id": "o/n___1"}))
+    (tmp_path / ".mv").write_text("Revision:v1,CreatedAt:1700000000")
+
+    assert holding(tmp_path, None) == Holding(
+        RepoRef("modelscope", "model", "o", "n.1", "v1"), None
+    )
+
+
+def test_a_book_of_absurd_size_says_nothing(tmp_path: Path) -> None:
+    """A terabyte of holes behind a right beginning: nothing of it is believed, nor read whole."""
+    (tmp_path / ".mdl").write_bytes(pickle.dumps({"id": "o/n"}))
+    os.truncate(tmp_path / ".mdl", 1 << 40)
+    (tmp_path / ".mv").write_text("Revision:v1")
+    os.truncate(tmp_path / ".mv", 1 << 40)
+
+    assert MOST_BYTES < 1 << 40
     assert holding(tmp_path, None) is None

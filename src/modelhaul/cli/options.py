@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from modelhaul.cli.output import JsonView, PlainView, View
+from modelhaul.cli.spelling import is_like_repo
 from modelhaul.core.units import parse_size
+from modelhaul.errors import UsageError
 
 if TYPE_CHECKING:
     from modelhaul.settings import Settings
@@ -129,3 +131,35 @@ def choose_view(*, quiet: bool, as_json: bool) -> View:
 
         return TerminalView()
     return PlainView()
+
+
+def which(
+    repo: str | None,
+    files: list[str] | None,
+    model: str | None,
+    dataset: str | None,
+    repo_type: str,
+    patterns: list[str],
+) -> tuple[str, list[str], str]:
+    """The repository, the files and the kind; with --model and --dataset all words are files."""
+    from modelhaul.core.repo import Kind
+
+    if repo_type not in get_args(Kind):
+        raise UsageError(f"--repo-type: {repo_type!r} is none of {', '.join(get_args(Kind))}")
+    if model is not None and dataset is not None:
+        raise UsageError("--model and --dataset at once: give one of them")
+    names = list(files or ())
+    named = model or dataset
+    if named is None:
+        if repo is None:
+            taken = next(filter(is_like_repo, patterns), None)
+            hint = (
+                f"--include and --exclude take all words behind them: put {taken} first"
+                if taken is not None
+                else "put owner/name first; see --help"
+            )
+            raise UsageError("no repository given", hint=hint)
+        return repo, names, repo_type
+    if repo is not None:
+        names.insert(0, repo)
+    return named, names, "dataset" if dataset is not None else repo_type

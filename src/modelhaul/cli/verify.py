@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from modelhaul.cli.download import which
 from modelhaul.cli.options import (
     CacheDir,
     Connections,
@@ -28,6 +27,7 @@ from modelhaul.cli.options import (
     changed_settings,
     choose_view,
     hub_name,
+    which,
 )
 from modelhaul.cli.session import run
 from modelhaul.errors import UsageError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import quote, urljoin, urlsplit
 
 from modelhaul.errors import ProtocolError, UsageError
@@ -81,13 +81,23 @@ def quoted_url(text: str) -> str:
     return quote(text, safe="%/:?#[]@!$&'()*+,;=-._~", encoding="utf-8", errors="surrogateescape")
 
 
+#: Where clouds tell a machine who it is and with which keys, outside of the link: Alibaba, Azure,
+#: and AWS and Google by IPv6.
+_METADATA = frozenset(
+    ip_address(text)
+    for text in ("100.100.100.200", "168.63.129.16", "fd00:ec2::254", "fd20:ce::254")
+)
+#: IPv6 for "the IPv4 address in the last 32 bits": NAT64 (RFC 6052), and what came before mapping.
+_EMBEDDING = (ip_network("64:ff9b::/96"), ip_network("::/96"))
+
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
 
 
 def _is_local(host: str) -> bool:
-    """Whether a host, as written, is this machine or its own link (RFC 6890).
+    """Whether a host, as written, is this machine, its own link (RFC 6890) or its cloud's metadata.
 
-    An address that is written in no ordinary way counts as such.
+    An address that is written in no ordinary way counts as such. What a name resolves to is not
+    known here.
     """
     host = host.removesuffix(".")
     if host == "localhost" or host.endswith(".localhost"):
@@ -98,9 +108,26 @@ def _is_local(host: str) -> bool:
         # "127.1", "0x7f.0.0.1", "2130706433": resolvers still take these for addresses, nobody
         # else writes them, and no top-level domain is a number (RFC 3696 section 2).
         return _NUMBER.fullmatch(host.rpartition(".")[2]) is not None
-    # ::ffff:127.0.0.1 reaches what 127.0.0.1 does.
-    address = getattr(address, "ipv4_mapped", None) or address
-    return address.is_loopback or address.is_link_local or address.is_unspecified
+    if address.is_loopback or address.is_unspecified:
+        return True
+    address = _reached(address)
+    return (
+        address.is_loopback
+        or address.is_link_local
+        or address.is_unspecified
+        or address in _METADATA
+    )
+
+
+def _reached(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """The IPv4 address that an IPv6 one stands for, else the address: ::ffff:127.0.0.1 reaches
+    what 127.0.0.1 does."""
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if any(address in network for network in _EMBEDDING):
+            return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
 
 
 def redirect_target(url: str, location: str) -> str:

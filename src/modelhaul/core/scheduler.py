@@ -81,11 +81,13 @@ class SourceState:
     ignored_ranges: int = 0
     other_versions: int = 0
     faults: int = 0
+    strikes: int = 0
     active: int = 0
 
     def served(self) -> None:
         """An answer was checked and is right."""
         self.faults = 0
+        self.strikes = 0
 
     def ranged(self) -> None:
         """A range was answered with exactly that range."""
@@ -125,6 +127,8 @@ class Job:
             back while the hashing is behind.
         behind: the hashing is behind: a second connection for the same bytes would not help.
         believed: name of the source to ask while it is alive, where another one may have lied.
+        doubted: names of those that a whole file is asked of only if no other one is alive: they
+            brought wrong bytes, or failed when they were believed.
         version: the validator that answers must have though a digest is known, None for any.
     """
 
@@ -136,6 +140,7 @@ class Job:
     frontier: int = 0
     behind: bool = False
     believed: str | None = None
+    doubted: set[str] = field(default_factory=set)
     version: str | None = None
     leases: list[Lease] = field(default_factory=list, repr=False)
 
@@ -303,6 +308,8 @@ class Scheduler:
         """The source that should be asked next for a job; None if none may be asked now."""
         alive = [source for source in job.sources if source.alive]
         alive = [source for source in alive if source.name == job.believed] or alive
+        if job.whole:
+            alive = [source for source in alive if source.name not in job.doubted] or alive
         first = [source for source in alive if not source.fallback] or alive
         if not job.whole:
             first = [source for source in first if source.ranges] or first

@@ -67,8 +67,11 @@ class Failures:
                 self._revoke(lease)
             return
         costs = self._carry_out(judgement, asking, error)
-        if source.name == job.believed and asking.lane.health.strikes >= MOST_STRIKES:
+        # By the file as well: an origin that serves all others well is never left alone.
+        strikes = max(source.strikes, asking.lane.health.strikes)
+        if source.name == job.believed and strikes >= MOST_STRIKES:
             job.believed = None  # the others may have the right bytes after all
+            job.doubted.add(source.name)
         if not source.alive:
             self._emit(
                 SourceDropped(path=task.order.file.path, source=source.name, reason=error.message)
@@ -109,6 +112,8 @@ class Failures:
             # Whatever ended it, it worked: a line that is cut every megabyte goes on for ever.
             asking.lane.health.good()
         counts = self._tell_origin(judgement, asking, error)
+        if (judgement.strike and counts) or judgement.pause is not None:
+            source.strikes += 1
         if judgement.ignored:
             source.ignored()
         if isinstance(error, OtherVersion) and asking.task.order.file.content is not None:

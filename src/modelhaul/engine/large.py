@@ -2,7 +2,8 @@
 
 The crash order of docs/internals/journal.md is all here, from top to bottom of `LargeFile.run`:
 claim (0), pieces written and recorded (1, 2) by `PieceWriter`, barriers (3) by `_keep_barriers`,
-proof (4), publication (5) and removal of the journal (6) by `_publish`.
+proof (4) by `_prove` with engine/repair.py, publication (5) and removal of the journal (6) by
+`_publish`.
 
 A barrier may run beside the writing: it vouches only for what was recorded before it began.
 """
@@ -11,25 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 
 import anyio
 
-from modelhaul.core.inquiry import Inquiry
 from modelhaul.core.journal import Have
 from modelhaul.core.scheduler import Job, Lease
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.core.transfer import Change, State, step
-from modelhaul.core.units import size_text
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Context
 from modelhaul.engine.hasher import HASH_STEP, Hasher
-from modelhaul.engine.pieces import Piece, PieceWriter, source_mark
+from modelhaul.engine.pieces import Piece, PieceWriter
+from modelhaul.engine.repair import Repair, damaged
 from modelhaul.engine.task import LeaseReceiver, Order, Task
-from modelhaul.errors import HaulError, IntegrityError, Occupied, StorageError, single_error
+from modelhaul.errors import HaulError, Occupied, StorageError, single_error
 from modelhaul.events import FileProgress, FileStarted, Note, Repairing, Waiting
-from modelhaul.store.claim import Claim, Wanted, claim, crc_of, read_runs
-from modelhaul.store.hashing import STEP
+from modelhaul.store.claim import Claim, Wanted, claim
 from modelhaul.store.index import Entry, Known
 from modelhaul.store.osfile import Stamp
 from modelhaul.store.sink import check_unchanged
@@ -41,8 +39,6 @@ BARRIER_BYTES = 256 * MIB
 LOCK_POLL = 0.25
 #: How long a stop may wait for the last bytes to be handed over.
 STOP_SECONDS = 1.0
-#: A disk that goes on changing bytes is given up.
-MOST_MENDS = 3
 
 
 class LargeFile(Task):
@@ -66,11 +62,7 @@ class LargeFile(Task):
         )
         self._unsynced = SpanSet()
         self._since_barrier = 0
-        self._mends = 0
-        self._inquiry = Inquiry(self._size)
-        self._doubted: list[Have] = []  # runs that were fetched again because they may be wrong
-        # Bytes by source and by the validator of their answer.
-        self._versions: Counter[tuple[str, str | None]] = Counter()
+        self._repairs = Repair(context, order, job, self.tally)
         self._wake_barrier = asyncio.Event()
         self._wake_prover = asyncio.Event()
 
@@ -234,8 +226,7 @@ class LargeFile(Task):
             if piece.length:
                 self._have.add(Span(piece.offset, piece.offset + piece.length))
                 self._since_barrier += piece.length
-                owner = piece.owner
-                self._versions[owner.source.name, owner.version] += piece.length
+                self._repairs.brought(piece.owner, piece.length)
         for have in recorded:
             self._unsynced.add(have.span)
         if self._have.total > self._most:
@@ -303,7 +294,8 @@ class LargeFile(Task):
             # disk may put it elsewhere.
             at = self._hasher.position
             with contextlib.suppress(StorageError), anyio.CancelScope(shield=True):
-                wrong = await self.context.threads.hash(self._damaged, Span(at, at + HASH_STEP))
+                within = Span(at, at + HASH_STEP)
+                wrong = await self.context.threads.hash(damaged, self._claimed, within)
                 await self.context.threads.sync(self._claimed.journal.void, list(wrong))
             raise
 
@@ -316,30 +308,21 @@ class LargeFile(Task):
             self._wake_prover.clear()
         if self._hasher.digests().admits(self.order.file):
             self.tally.proven = anyio.current_time()
-            if self._doubted:
-                await self._tell_whose_bytes_were_wrong()
+            await self._repairs.tell_whose_bytes_were_wrong(self._claimed)
             self._change(Change.PROVEN)
             return True
         await self._repair()
         return False
 
     async def _repair(self) -> None:
-        """Mark for fetching what is wrong: what the disk damaged, else what one source has not
-        brought, or all of it once more where there is only one.
+        """Mark for fetching what is wrong (engine/repair.py).
 
         Raises:
             IntegrityError: it was wrong again; part and journal are gone.
+            StorageError: the disk goes on changing it.
         """
         await self._writer.wait_drained()
-        wrong = await self.context.threads.hash(self._damaged, Span(0, self._size))
-        if wrong and self._mends < MOST_MENDS:
-            self._mends += 1
-            reason = "these bytes changed on the disk"
-        else:
-            source, wrong = await self._believe_next()
-            self.ranges.version = self._version_of_most(source)
-            reason = f"the digest is wrong and the disk is not to blame; now from {source} alone"
-            self.context.renew()
+        wrong, reason = await self._repairs.next(self._claimed, self._hasher.digests())
         self._change(Change.DISPROVEN)
         self.context.emit(Repairing(path=self.order.file.path, size=wrong.total, reason=reason))
         await self.context.threads.sync(self._claimed.journal.void, list(wrong))
@@ -351,91 +334,6 @@ class LargeFile(Task):
         self.ranges.todo = wrong
         self._hasher.wake()
         self.context.more_work()
-
-    def _version_of_most(self, source: str) -> str | None:
-        """The validator of more than half of the bytes of a source, where it had several.
-
-        A store with two versions of a file behind one name would mix them for ever. Where each
-        edge has a validator of its own for the same bytes, most have none in common.
-        """
-        counted, self._versions = self._versions, Counter()
-        versions = Counter({tag: count for (name, tag), count in counted.items() if name == source})
-        if len(versions) < 2:
-            return None
-        ((version, most),) = versions.most_common(1)
-        return version if 2 * most > versions.total() else None
-
-    def _damaged(self, within: Span) -> SpanSet:
-        """In a thread: recorded runs, some of it in `within`, whose bytes have another CRC now."""
-        return SpanSet(
-            run.span
-            for run in self._runs()
-            if SpanSet([within]).overlaps(run.span) and not self._stands(run)
-        )
-
-    def _runs(self) -> tuple[Have, ...]:
-        return read_runs(self._claimed.journal.path)[1]
-
-    def _stands(self, run: Have) -> bool:
-        """In a thread: whether the part has the bytes of this run."""
-        buffer = memoryview(bytearray(STEP))
-        return crc_of(self._claimed.part, run.span, buffer) == run.crc
-
-    async def _believe_next(self) -> tuple[str, SpanSet]:
-        """The source that brings what it has not brought yet, so that every byte is of it alone.
-
-        Raises:
-            IntegrityError: each had its chance; part and journal are gone.
-        """
-        names = {source_mark(source.name): source.name for source in self.ranges.sources}
-        alive = [source_mark(source.name) for source in self.ranges.sources if source.alive]
-        brought = await self.context.threads.hash(self._brought)
-        believed = self._inquiry.next(list(dict.fromkeys(alive)), brought)
-        if believed is None:
-            await self.context.threads.write(self._claimed.discard)
-            agreed = [names[mark] for mark in self._inquiry.agreed(brought) if mark in names]
-            raise self._disproven(agreed)
-        mark, missing = believed
-        self.ranges.believed = names[mark]
-        runs = await self.context.threads.hash(self._runs)
-        self._doubted += [run for run in runs if missing.overlaps(run.span)]
-        return names[mark], missing
-
-    def _disproven(self, agreed: list[str]) -> IntegrityError:
-        """The error of a file that no source has with the stated digest."""
-        file = self.order.file
-        wrong = f"{file.path}: {self._hasher.digests().difference(file)}"
-        if len(agreed) > 1:
-            return IntegrityError(
-                f"{wrong} ({' and '.join(agreed)} have the same bytes)",
-                hint="the digest is of another file; nothing was left under its name",
-            )
-        origins = ", ".join(self.tally.sources) or "the part on disk"
-        return IntegrityError(
-            f"{wrong} (fetched twice, from {origins})",
-            hint="source and listing disagree; nothing was left under its name",
-        )
-
-    def _brought(self) -> dict[int, SpanSet]:
-        """In a thread: for each source the bytes that it has brought as they are on disk now."""
-        brought: dict[int, SpanSet] = {}
-        for run in (*self._runs(), *self._doubted):
-            if self._stands(run):
-                brought.setdefault(run.source, SpanSet()).add(run.span)
-        return brought
-
-    async def _tell_whose_bytes_were_wrong(self) -> None:
-        """The digest is right at last: what is not as it was before was wrong."""
-        wrong = await self.context.threads.hash(
-            lambda: [run for run in self._doubted if not self._stands(run)]
-        )
-        names = {source_mark(source.name): source.name for source in self.ranges.sources}
-        for mark in dict.fromkeys(run.source for run in wrong):
-            name = names.get(mark, "a source of an earlier run")
-            self.tally.disproven[name] = None
-            size = SpanSet(run.span for run in wrong if run.source == mark).total
-            text = f"{name} sent wrong bytes of {self.order.file.path}, within {size_text(size)}"
-            self.context.emit(Note(message=f"{text} that were fetched again"))
 
     # -- 5 and 6: publication ------------------------------------------------------------------
 

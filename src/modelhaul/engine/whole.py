@@ -218,16 +218,20 @@ class WholeFile(Task):
     def _fetch_again(self, source: SourceState) -> bool:
         """Have the file asked for once more, from each source once; False if that was done.
 
-        Over new connections in any case, and from the only source a second time.
+        Over new connections in any case, and from the only source a second time; also from one
+        that was wrong while the others only failed, and then it is over.
         """
-        assert self.job is not None
+        job = self.job
+        assert job is not None
+        before = set(self._wrong)
         self._wrong.append(source.name)
-        others = {one.name for one in self.job.sources if one.alive}.difference(self._wrong)
-        if not others and len(self._wrong) > 1:
+        job.doubted.add(source.name)
+        others = {one.name for one in job.sources if one.alive}.difference(self._wrong)
+        if source.name in before or (before and not others):
             return False
-        self.job.believed = next(iter(sorted(others)), None)
+        job.believed = next(iter(sorted(others - job.doubted) or sorted(others)), None)
         self.context.renew()
-        self.context.again(self.job)
+        self.context.again(job)
         return True
 
     def discard(self) -> None:

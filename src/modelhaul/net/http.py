@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ class HttpTransport:
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._trust = Trust(settings)
         self._left: list[aiohttp.ClientSession] = []  # nothing new is asked over these
+        self._busy: Counter[aiohttp.ClientSession] = Counter()  # requests under way
 
     # -- sessions ----------------------------------------------------------------------------
 
@@ -113,7 +115,7 @@ class HttpTransport:
         )
 
     def renew(self) -> None:
-        # Not closed before the end: requests may be under way on them.
+        # Closed when the next request ends (`_at_work`): some may be under way on them.
         self._left += self._sessions.values()
         self._sessions.clear()
 
@@ -132,19 +134,36 @@ class HttpTransport:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a GET and give its response; closed afterwards unless it was read to its end."""
         session, proxy = await self._route(url)
-        with _connect_errors(url), anyio.fail_after(self._settings.head_timeout):
-            response = await session.get(
-                URL(url, encoded=True),
-                headers={"User-Agent": USER_AGENT, "Accept": "*/*", **headers},
-                proxy=proxy,
-                allow_redirects=False,
-            )
+        async with self._at_work(session):
+            with _connect_errors(url), anyio.fail_after(self._settings.head_timeout):
+                response = await session.get(
+                    URL(url, encoded=True),
+                    headers={"User-Agent": USER_AGENT, "Accept": "*/*", **headers},
+                    proxy=proxy,
+                    allow_redirects=False,
+                )
+            try:
+                yield response
+            finally:
+                # Without waiting: a body that was read to its end has given the connection back
+                # already, everything else must not be drained.
+                response.close()
+
+    @contextlib.asynccontextmanager
+    async def _at_work(self, session: aiohttp.ClientSession) -> AsyncIterator[None]:
+        """A request is under way; behind the last one of a session that was left it is closed."""
+        self._busy[session] += 1
         try:
-            yield response
+            yield
         finally:
-            # Without waiting: a body that was read to its end has given the connection back
-            # already, everything else must not be drained.
-            response.close()
+            self._busy[session] -= 1
+            if not self._busy[session]:
+                del self._busy[session]
+            idle = [left for left in self._left if left not in self._busy]
+            self._left = [left for left in self._left if left in self._busy]
+            with anyio.CancelScope(shield=True):
+                for left in idle:
+                    await left.close()
 
     # -- the protocol ------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,11 +127,16 @@ def claim(folder: Path, wanted: Wanted, *, locks: bool, token: str = "") -> Clai
     """
     stem = part_name(wanted.identity, wanted.size)
     mine = stem if locks else f"{stem}.{token}"
-    journal = JournalFile.open(folder / (mine + JOURNAL))
+    path = folder / (mine + JOURNAL)
+    journal = _open_journal(path, locks=locks)
+    if journal is not None and journal.linked:
+        # A backup's, too (`cp -al`). Removed only now: before the lock it may be somebody's.
+        with contextlib.closing(journal), storage_errors(f"removing {path}"):
+            journal.remove()
+        journal = _open_journal(path, locks=locks)
+    if journal is None:
+        return None
     try:
-        if locks and not journal.try_lock():
-            journal.close()
-            return None
         entered = _enter(journal, folder / (mine + PART), wanted)
     except BaseException:
         journal.close()
@@ -141,6 +147,19 @@ def claim(folder: Path, wanted: Wanted, *, locks: bool, token: str = "") -> Clai
         entered.close()
         raise
     return entered
+
+
+def _open_journal(path: Path, *, locks: bool) -> JournalFile | None:
+    """The journal, ours; None if another process works with it."""
+    journal = JournalFile.open(path)
+    try:
+        if not locks or journal.try_lock():
+            return journal
+    except BaseException:
+        journal.close()
+        raise
+    journal.close()
+    return None
 
 
 def _enter(journal: JournalFile, part_path: Path, wanted: Wanted) -> Claim:
@@ -315,12 +334,7 @@ def _copy_runs(journal_path: Path, part_path: Path, mine: Claim) -> int:
             if crc_of(other, run.span, data) != run.crc:
                 continue
             # Where both have bytes and they differ, one of us is wrong: not to be mixed.
-            ours = memoryview(bytearray(len(data)))
-            mine.part.read_into(ours, run.span.start)
-            for span in missing:
-                at, stop = span.start - run.span.start, span.stop - run.span.start
-                ours[at:stop] = data[at:stop]
-            if ours != data:
+            if not _same_bytes(mine.part, missing.gaps(run.span), data, run.span.start):
                 continue
             for span in missing:
                 piece = data[span.start - run.span.start : span.stop - run.span.start]
@@ -332,6 +346,22 @@ def _copy_runs(journal_path: Path, part_path: Path, mine: Claim) -> int:
     finally:
         other.close()
     return copied
+
+
+def _same_bytes(part: PartFile, spans: Iterable[Span], data: memoryview, start: int) -> bool:
+    """Whether our part has there what `data`, which begins at `start`, says.
+
+    Nothing else of it is read. A bad sector says nothing: the hashing will meet it and void it.
+    """
+    for span in spans:
+        ours = memoryview(bytearray(span.length))
+        try:
+            part.read_into(ours, span.start)
+        except StorageError:
+            return False
+        if ours != data[span.start - start : span.stop - start]:
+            return False
+    return True
 
 
 def read_runs(journal_path: Path) -> tuple[Header | None, tuple[Have, ...]]:
@@ -381,15 +411,15 @@ def unfinished(folder: Path) -> Iterator[Unfinished]:
         names = sorted(folder.iterdir()) if folder.is_dir() else []
     for path in names:
         # The marker of a half-published update (`store.marker`) is no work to throw away.
-        if path.is_file() and path.suffix != MARKER:
+        if path.suffix != MARKER and _is_file_or_link(path):
             groups.setdefault(path.name.removesuffix(PART).removesuffix(JOURNAL), []).append(path)
     for stem, paths in groups.items():
         journal = folder / (stem + JOURNAL)
         header, runs = read_runs(journal) if journal in paths else (None, ())
         statuses = []
         for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                statuses.append(path.stat())
+            with contextlib.suppress(OSError):
+                statuses.append(path.lstat())
         if not statuses:
             continue
         yield Unfinished(
@@ -405,9 +435,18 @@ def unfinished(folder: Path) -> Iterator[Unfinished]:
         )
 
 
+def _is_file_or_link(path: Path) -> bool:
+    """A link is none of ours, but lies in our folder: to be seen there, and never followed."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False  # gone, or nobody can tell
+    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
+
+
 def _is_locked(path: Path) -> bool:
     try:
-        fd = os.open(path, os.O_RDWR)
+        fd = osfile.open_file(path, create=False)
     except OSError:
         return False
     try:

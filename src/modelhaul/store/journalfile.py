@@ -63,6 +63,11 @@ class JournalFile:
         with storage_errors(f"locking {self.path}"):
             return osfile.try_lock(self._fd) and osfile.is_named(self._fd, self.path)
 
+    @property
+    def linked(self) -> bool:
+        """Whether it has a second name (`cp -al`): then it is not ours alone to write into."""
+        return os.fstat(self._fd).st_nlink > 1
+
     def clear(self) -> None:
         """Make it empty, durably: none of its records counts any more.
 

@@ -32,6 +32,8 @@ _FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "disk quota used up"}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 _NO_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
 _FICLONE = 0x40049409  # linux/fs.h; the fcntl module has it from Python 3.14 on
+#: How often a folder is made anew for a file; one that goes more often is not to be had.
+_REMOVALS = 16
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -133,13 +135,13 @@ def make_file(path: Path, *, exclusive: bool = False, truncate: bool = False) ->
     """`open_file(create=True)` in a state folder.
 
     Who finishes removes the folder if it is empty: perhaps just when another process has found
-    it there and is about to make its first file in it.
+    it there and is about to make its first file in it. Several may finish one after the other.
     """
-    try:
-        return open_file(path, create=True, exclusive=exclusive, truncate=truncate)
-    except FileNotFoundError:
+    for _ in range(_REMOVALS):
+        with contextlib.suppress(FileNotFoundError):
+            return open_file(path, create=True, exclusive=exclusive, truncate=truncate)
         make_folders(path.parent)
-        return open_file(path, create=True, exclusive=exclusive, truncate=truncate)
+    return open_file(path, create=True, exclusive=exclusive, truncate=truncate)
 
 
 def write_all(fd: int, data: memoryview | bytes, offset: int) -> None:

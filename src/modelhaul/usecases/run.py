@@ -62,8 +62,14 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
     return report
 
 
-async def bring(resources: Resources, prepared: Prepared, emit: Emitter) -> Report:
+async def bring(
+    resources: Resources, prepared: Prepared, emit: Emitter, *, partly: bool = False
+) -> Report:
     """Bring the files of a plan.
+
+    Args:
+        resources, prepared, emit: the run.
+        partly: where something stands in the way only that file fails.
 
     Raises:
         Occupied: files that are not ours stand in the way; nothing was fetched.
@@ -73,7 +79,8 @@ async def bring(resources: Resources, prepared: Prepared, emit: Emitter) -> Repo
     """
     started = time.monotonic()
     job, layout = prepared.job, prepared.job.layout
-    _check_occupied(prepared)
+    if not partly:
+        _check_occupied(prepared)
     await _check_room(resources, prepared)
     state, locks = await resources.threads.write(_state_of, layout)
     orders = _orders(prepared, state)
@@ -100,8 +107,8 @@ async def bring(resources: Resources, prepared: Prepared, emit: Emitter) -> Repo
     )
     results: dict[str, FileResult] = {}
     for plan in prepared.plan:
-        if plan.unsafe:
-            error = _unsafe_name(plan)
+        if plan.action is Action.REFUSE:
+            error = _unsafe_name(plan) if plan.unsafe else _occupied(prepared, [plan])
             results[plan.file.path] = _failed(plan.file.path, error)
             emit(_failed_event(plan.file.path, error))
         elif plan.action is Action.KEEP:
@@ -224,16 +231,21 @@ def _unsafe_name(plan: FilePlan) -> UnsafeName:
 
 def _check_occupied(prepared: Prepared) -> None:
     refused = [plan for plan in prepared.plan if plan.action is Action.REFUSE and not plan.unsafe]
-    if not refused:
-        return
+    if refused:
+        error = _occupied(prepared, refused)
+        error.message += "; nothing was fetched"
+        raise error
+
+
+def _occupied(prepared: Prepared, refused: Sequence[FilePlan]) -> Occupied:
     first = refused[0]
     final = prepared.job.layout.final(first.file.path)
     more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
     forcible = not any(
         prepared.sights[plan.file.path].found in (Found.FOLDER, Found.OTHER) for plan in refused
     )
-    raise Occupied(
-        f"{final}: {first.reason}{more}; nothing was fetched",
+    return Occupied(
+        f"{final}: {first.reason}{more}",
         hint="move it away, choose another folder, or overwrite it with --force"
         if forcible
         else "move it away or choose another folder",
@@ -366,7 +378,11 @@ def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
         worthless = work.void or work.stem.endswith((claim.WHOLE, claim.COPY))
         if worthless and locks and not work.busy:
             for path in work.paths:
-                osfile.remove_unlocked(path)
+                try:
+                    osfile.remove_unlocked(path)
+                except OSError as error:
+                    # A link, or another user's. The files are in place: that is no reason to fail.
+                    emit.note(f"{path} was left where it is: {error.strerror or error}")
         elif not work.busy:
             left.append(work)
     if left:

@@ -16,7 +16,7 @@ from pathlib import Path
 from modelhaul.core.plan import Action, FilePlan, Found, Plan
 from modelhaul.core.repo import RemoteFile
 from modelhaul.core.units import size_text
-from modelhaul.errors import UsageError
+from modelhaul.errors import HaulError, Occupied, UsageError
 from modelhaul.events import FileChecked, Verified
 from modelhaul.report import FileCheck, FileResult, Finding, Incomplete, VerifyReport
 from modelhaul.store.layout import Layout, LocalFolder
@@ -72,16 +72,22 @@ async def verify(
     ]
     for check in checks:
         emit(FileChecked(path=check.path, finding=check.finding, reason=check.reason))
-    fetched, repair_error = 0, None
+    fetched = 0
+    repair_error: HaulError | None = None
     if repair and any(check.finding in ("wrong", "missing") for check in checks):
         mending = _mending(seen, checks)
         tell_plan(mending.plan, emit)
+        files: Sequence[FileResult] = ()
         try:
-            brought = await bring(resources, mending, emit)
+            brought = await bring(resources, mending, emit, partly=True)
+            files = brought.files
         except Incomplete as error:
-            brought, repair_error = error.report, error
-        fetched = brought.fetched
-        checks = [_mended(check, file) for check, file in zip(checks, brought.files, strict=True)]
+            files, repair_error = error.report.files, error
+        except Occupied as error:
+            repair_error = error  # wherever it should write: each file is as it was found
+        fetched = sum(file.fetched for file in files)
+        if files:
+            checks = [_mended(check, file) for check, file in zip(checks, files, strict=True)]
     report = VerifyReport(
         path=str(job.layout.shown),
         name=job.name,
