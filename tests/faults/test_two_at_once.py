@@ -88,6 +88,7 @@ def test_locks_that_lie_cost_bandwidth_only(
 @pytest.mark.fault(
     "some of several processes are killed", "the others exit 0, nothing recorded is sent again"
 )
+@pytest.mark.whole
 @pytest.mark.parametrize("seed", ROUNDS)
 def test_random_kills_among_several(hub: hubs.TestHub, tmp_path: Path, seed: int) -> None:
     """Whoever survives ends well, and so does the next run; what was recorded is not sent again."""
