@@ -874,6 +874,7 @@ SPARE = 16 * MIB
 
 @pytest.mark.command
 @pytest.mark.fault("others fill the disk during a download", STOPS, number=(76, 77))
+@pytest.mark.root
 def test_a_disk_that_fills_up_is_an_error_and_space_is_all_the_next_run_needs(
     world: World, small_disk: SmallDisk
 ) -> None:
@@ -913,6 +914,7 @@ def test_a_disk_that_fills_up_is_an_error_and_space_is_all_the_next_run_needs(
 
 @pytest.mark.command
 @pytest.mark.fault("the inodes of the disk are used up", STOPS, number=94)
+@pytest.mark.root
 def test_a_disk_without_inodes_keeps_whole_files_and_goes_on_later(
     world: World, small_disk: SmallDisk
 ) -> None:
@@ -938,6 +940,7 @@ def test_a_disk_without_inodes_keeps_whole_files_and_goes_on_later(
 @pytest.mark.command
 @pytest.mark.fault("the target is read-only", "an error at once, nothing is fetched", number=82)
 @pytest.mark.parametrize("there", [True, False], ids=["folder is there", "folder is new"])
+@pytest.mark.root
 def test_a_read_only_disk_is_no_reason_to_fetch(
     world: World, small_disk: SmallDisk, there: bool
 ) -> None:
@@ -1016,6 +1019,7 @@ def mounted(image: Path, point: Path) -> Iterator[None]:
 @pytest.mark.command
 @pytest.mark.fault("a thin disk has promised more than it has: a sync fails, pages are dropped",
                    DOUBT, number=(77, 80))  # fmt: skip
+@pytest.mark.root
 def test_a_real_sync_error_loses_nothing_but_what_it_covered(
     world: World, small_disk: SmallDisk
 ) -> None:

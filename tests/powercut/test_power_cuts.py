@@ -20,7 +20,7 @@ import pytest
 
 from tests.powercut.mistakes import MISTAKES
 
-pytestmark = pytest.mark.command
+pytestmark = [pytest.mark.command, pytest.mark.root]
 
 REPOSITORY = Path(__file__).parents[2]
 NAMESPACE = ("unshare", "--mount", "--propagation", "private")
