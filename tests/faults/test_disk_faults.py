@@ -338,7 +338,7 @@ def test_a_file_that_cannot_be_published_is_not_fetched_again(
     assert names(tmp_path / "m") == [NAME]
 
 
-@pytest.mark.fault("any single call to the disk fails",
+@pytest.mark.fault("any single call that reads, writes, syncs, names, removes or locks fails",
                    "an error of the disk or the right bytes, and the next run succeeds",
                    number=80)  # fmt: skip
 @pytest.mark.timeout(900)
@@ -363,7 +363,7 @@ def test_every_call_to_the_disk_may_fail_once(
         disk.nth, disk.calls, disk.failed = at, 0, []
         outcome: HaulError | None = None
         with monkeypatch.context() as patch:
-            disk.install(patch)
+            disk.install_below(folder, patch)
             try:
                 bring(site(new, commit="2" * 40), folder, plain=plain)
             except HaulError as error:
@@ -380,8 +380,10 @@ def test_every_call_to_the_disk_may_fail_once(
         if not disk.failed:
             break  # there are not so many calls
 
-    assert 30 < at < 995
+    assert 100 < at < 995
     assert outcomes == {type(None), StorageError}
+    met = {call for call, _ in disk.met}
+    assert met >= {"mkdir", "unlink", "rmdir", "flock", "open", "pwrite", "replace", "fsync"}
 
 
 # -- one file from a URL ---------------------------------------------------------------------------
@@ -535,6 +537,26 @@ def test_a_copy_that_fails_leaves_the_original_and_no_part(
     assert left == []
     assert again.asked == []
     assert content_of(tmp_path / "m", twins) == twins
+
+
+@pytest.mark.fault("a copy cannot be written, and its part cannot be removed", STOPS, number=80)
+def test_a_part_that_cannot_be_removed_is_an_error_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a traceback; what is left goes with the next run."""
+    twins = {"one.bin": DATA[: 3 * MIB], "two.bin": DATA[: 3 * MIB]}
+    disk = FaultyDisk(
+        Failing("pwrite", "*.copy.part", FULL, after=3), Failing("unlink", "*.copy.part", BROKEN)
+    ).install_below(tmp_path, monkeypatch)
+
+    error = refusal(site(twins), tmp_path)
+    monkeypatch.undo()
+    bring(site(twins), tmp_path)
+
+    assert [failed.partition(" ")[0] for failed in disk.failed] == ["pwrite", "unlink"]
+    assert error.exit_code == 9
+    assert content_of(tmp_path / "m", twins) == twins
+    assert names(tmp_path / "m" / ".modelhaul") == []
 
 
 UPDATES = [

@@ -113,5 +113,7 @@ class CopyFile(Task):
 
 def _put_away(part: PartFile) -> None:
     """In a thread: remove the part, if it has not been renamed, and close it."""
-    part.remove()
-    part.close()
+    try:
+        part.remove()
+    finally:
+        part.close()
