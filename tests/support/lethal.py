@@ -34,8 +34,8 @@ KINDS = {
     r".*\.update": "marker",
     r"\.modelhaul": "state folder",
 }
-#: First byte of a record.
-RECORDS = {1: "HAVE", 2: "VOID", 3: "SYNCED"}
+#: First byte of a record; zeros where the file system cannot reserve room for them.
+RECORDS = {0: "zeros", 1: "HAVE", 2: "VOID", 3: "SYNCED"}
 
 
 @dataclass(frozen=True)
