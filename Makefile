@@ -58,7 +58,7 @@ fuzz: $(VENV)-fuzz/installed ## fuzz every parser for a minute each (FUZZ=index 
 	done
 
 torture: $(VENV)/installed ## what takes minutes or root, and the mutations; the power cuts need root
-	TORTURE=1 $(PYTEST) -m torture
+	TORTURE=1 $(PYTEST) -m "torture or whole"
 	$(BIN)/python tools/mutations.py
 
 mutations: $(VENV)/installed ## remove checks from the engine one by one: does a fault test notice?

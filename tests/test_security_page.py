@@ -1,4 +1,4 @@
-"""SECURITY.md names tests: each of them is there."""
+"""SECURITY.md names tests, and cases of tests: each of them is there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "SECURITY.md").read_text())))
+PAGE = (ROOT / "SECURITY.md").read_text()
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)))
+CASES = sorted(set(re.findall(r'`(tests/[\w/]+\.py)::\w+`, case "([^"]+)"', PAGE)))
 
 
 @cache
@@ -26,10 +28,19 @@ def test_a_test_that_the_page_names_exists(path: str, name: str) -> None:
     assert name in functions_in(path)
 
 
+@pytest.mark.parametrize(("path", "case"), CASES)
+def test_a_case_that_the_page_names_exists(path: str, case: str) -> None:
+    """A test of many cases shows a threat only by one of them."""
+    tree = ast.parse((ROOT / path).read_text())
+
+    assert case in {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+
+
 def test_every_threat_names_a_test() -> None:
     """Each row of a table ends with one."""
-    rows = [line for line in (ROOT / "SECURITY.md").read_text().splitlines() if line[:2] == "| "]
+    rows = [line for line in PAGE.splitlines() if line[:2] == "| "]
     threats = [row for row in rows if not row.startswith(("| threat |", "| --- |"))]
 
     assert len(threats) > 20
     assert not [row for row in threats if "::test_" not in row.split(" | ")[-1]]
+    assert len(CASES) >= 2

@@ -188,6 +188,7 @@ def test_an_endpoint_that_is_none_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["MODELHAUL_CONNECTIONS", "MODELHAUL_PATIENCE"])
+@pytest.mark.fault("a variable of the environment is no number", "refused by its name", number=122)
 @pytest.mark.parametrize("value", ["many", "0x10", "--", " "])
 def test_a_variable_that_is_no_number_is_refused_by_name(name: str, value: str) -> None:
     """The message says which variable, and what it holds."""
@@ -197,6 +198,7 @@ def test_a_variable_that_is_no_number_is_refused_by_name(name: str, value: str) 
     assert str(caught.value) == f"{name}: not a number: {value!r}"
 
 
+@pytest.mark.fault("a setting makes no sense", "refused by its name", number=122)
 @pytest.mark.parametrize(
     ("name", "value"),
     [

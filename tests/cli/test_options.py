@@ -190,6 +190,9 @@ def test_what_the_parser_does_not_know_is_named(
     assert err.splitlines()[1] == f"  try: modelhaul{verb} --help"
 
 
+@pytest.mark.fault(
+    "options that make no sense", "exit 2 and the reason, before anything is done", number=122
+)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

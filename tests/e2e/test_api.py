@@ -149,6 +149,7 @@ def test_events_are_handed_to_a_callable(
     assert kinds.count(events.FileDone) == len(MODEL)
 
 
+@pytest.mark.fault("a callback raises at every event", "it is logged, the files arrive", number=119)
 def test_a_listener_that_fails_does_not_cost_the_download(
     world: World, settings: Settings, run: Runner, tmp_path: Path
 ) -> None:
@@ -264,6 +265,11 @@ def test_a_plan_is_the_dry_run(
     assert world.hub.files_asked() == []
 
 
+@pytest.mark.fault(
+    "a repository has the same content twice, and one of them cannot be had",
+    "fetched once, from the other; copied",
+    number=116,
+)
 def test_equal_files_are_sources_of_one_another(
     world: World, settings: Settings, run: Runner, tmp_path: Path
 ) -> None:

@@ -378,6 +378,7 @@ def test_quiet_prints_the_path_and_nothing_else(world: World) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.fault("stdout is closed in the middle", "the files are there, exit 0", number=121)
 def test_a_closed_stdout_does_not_lose_the_download(world: World) -> None:
     """The reader is gone before we are done: the files are there all the same."""
     process = subprocess.Popen(
@@ -662,6 +663,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.fault(
     "the disk is too small before the start", "refused; both numbers are told", number=76
 )
+@pytest.mark.root
 def test_a_disk_that_is_too_small_is_noticed_before_the_first_byte(
     world: World, small_disk: Path
 ) -> None:

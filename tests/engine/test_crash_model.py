@@ -1,7 +1,8 @@
-"""Every crash there may be in a download: the real engine's steps, and all that a disk may lose.
+"""A crash after any system call of a download: the real engine's steps, and what a disk may lose.
 
 The engine runs once, in virtual time; the model (`tests/support/crashes.py`) crashes it after each
-system call, losing any part of what no sync had covered. Two promises have to hold on every disk
+system call, losing parts of what no sync had covered: every choice of them in torture, else
+every choice of up to six and some of more. Two promises have to hold on every disk
 that this leaves: what counts as recorded is there, and what stands under the final name is whole.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,7 +31,15 @@ from modelhaul.store.claim import JOURNAL, PART, part_name
 from modelhaul.store.journalfile import JournalFile, parse_journal
 from tests.engine.harness import ORIGIN, Rig, payload, remote
 from tests.powercut.mistakes import MISTAKES, SUBTLE_MISTAKES, Mistake
-from tests.support.crashes import Crash, Promised, Tape, crashes
+from tests.support.crashes import (
+    EVERY_CHOICE,
+    MOST_CHOICES,
+    Crash,
+    Promised,
+    Tape,
+    crashes,
+    open_steps,
+)
 from tests.support.network import Asked, FakeNetwork, Fault, Served
 from tests.support.virtual import virtual
 
@@ -204,25 +214,50 @@ def lost_progress(state: Path, crash: Crash, tape: Tape) -> Iterator[str]:
 
 
 @pytest.mark.fault(
-    "a crash after any system call of a download, losing any part of what was not synced",
+    "a crash after any system call of a download, losing parts of what was not synced",
     "what is recorded is there, what stands under a final name is whole",
     number=(93, 111),
 )
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "every",
+    [EVERY_CHOICE, pytest.param(MOST_CHOICES, marks=pytest.mark.torture)],
+    ids=["some choices", "every choice"],
+)
 @pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
 def test_no_crash_breaks_a_promise(
-    target: Path, monkeypatch: pytest.MonkeyPatch, story: Story
+    target: Path, monkeypatch: pytest.MonkeyPatch, story: Story, every: int
 ) -> None:
     """Small files and a large one, in one go or continued."""
     tape = recorded(target, monkeypatch, story)
     wrong, count = [], 0
-    for crash in crashes(tape.steps):
+    open_ones = [len(open_steps(tape.steps[:at])) for at in range(len(tape.steps) + 1)]
+    for crash in crashes(tape.steps, every=every):
         count += 1
         wrong += [(crash.at, crash.lost, what) for what in broken_promises(target, crash, tape)]
 
     assert wrong == []
     assert count > 1000
+    # In torture nothing is left out.
+    assert every == EVERY_CHOICE or count == sum(2**number for number in open_ones)
     assert sum(step == Promised("published", "big") for step in tape.steps) == 1
     assert sum(isinstance(step, Promised) and step.what == "synced" for step in tape.steps) >= 2
+
+
+def test_a_file_that_is_emptied_by_opening_it_may_be_empty_after_a_crash(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O_TRUNC changes a length as ftruncate does, and is as little durable."""
+    (target / "old").write_bytes(b"old")
+    tape = Tape(target)
+    begun = len(tape.steps)
+
+    with monkeypatch.context() as patch:
+        tape.install(patch)
+        os.close(os.open(target / "old", os.O_RDWR | os.O_CREAT | os.O_TRUNC))
+
+    left = {crash.disk.read(target / "old") for crash in crashes(tape.steps, since=begun + 1)}
+    assert left == {b"old", b""}
 
 
 @pytest.mark.fault(

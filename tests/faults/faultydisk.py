@@ -8,8 +8,11 @@ written, and which of them a good sync has vouched for since.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import stat
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -76,8 +79,27 @@ class FaultyDisk:
             monkeypatch.setattr(module, "os", self)
         return self
 
+    def install_below(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> FaultyDisk:
+        """Be met by what changes names below `root` through `pathlib`, and by locks, too.
+
+        Looks at names (stat, listing a folder) are not met.
+        """
+        self.install(monkeypatch)
+        for name in ("mkdir", "unlink", "rmdir", "link", "symlink"):
+            monkeypatch.setattr(os, name, self._met_by(name, getattr(os, name), root))
+        monkeypatch.setattr(osfile, "fcntl", _Locks(self))
+        return self
+
+    def _met_by(self, name: str, really: Callable[..., Any], root: Path) -> Callable[..., Any]:
+        def call(path: Any = ".", *args: Any, **more: Any) -> Any:
+            if isinstance(path, str | Path) and Path(path).is_relative_to(root):
+                self._meet(name, path)
+            return really(path, *args, **more)
+
+        return call
+
     def _meet(self, call: str, path: str | Path) -> None:
-        name = os.path.basename(path) + ("/" if os.path.isdir(path) else "")
+        name = os.path.basename(path) + ("/" if _is_folder(path) else "")
         self.met[call, os.path.splitext(name)[1] or name] += 1
         self.calls += 1
         if self.calls - 1 == self.nth:
@@ -150,6 +172,31 @@ class FaultyDisk:
         """Open."""
         self._meet("open", path)
         return os.open(path, flags, mode)
+
+
+class _Locks:
+    """Implements what `modelhaul.store.osfile` uses of the module `fcntl`."""
+
+    def __init__(self, disk: FaultyDisk) -> None:
+        self._disk = disk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(fcntl, name)
+
+    def flock(self, fd: int, operation: int) -> None:
+        """Lock."""
+        self._disk._meet("flock", _path(fd))
+        fcntl.flock(fd, operation)
+
+
+_really_stat = os.stat
+
+
+def _is_folder(path: str | Path) -> bool:
+    try:
+        return stat.S_ISDIR(_really_stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _path(fd: int) -> str:

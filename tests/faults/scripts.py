@@ -284,3 +284,24 @@ def hops(count: int) -> Wrong:
 def unsatisfiable(ask: Ask) -> web.StreamResponse | None:
     """416 for a range that exists."""
     return web.Response(status=416, headers={"Content-Range": f"bytes */{len(ask.data)}"})
+
+
+def good_for(size: int, wrong: Wrong) -> Wrong:
+    """True bytes until `size` of them were sent, all answers together; then `wrong`, for ever.
+
+    An answer that the bytes do not reach for goes on as `wrong` does: silent, or with its end.
+    """
+    left = size
+
+    async def answer(ask: Ask) -> web.StreamResponse | None:
+        nonlocal left
+        count = min(left, ask.span.length)
+        left -= count
+        if count == ask.span.length:
+            return None
+        if count == 0:
+            return await wrong(ask)
+        await ask.partly(count)
+        return await wrong(ask) if wrong is mute else ask.close()
+
+    return answer

@@ -176,6 +176,7 @@ class Switchboard:
         wrong: the script.
         asks: requests for its bytes so far.
         given: wrong answers among them, begun or ended.
+        sent: bytes in the bodies of wrong answers that needed no waiting.
     """
 
     data: bytes
@@ -183,6 +184,7 @@ class Switchboard:
     wrong: Wrong
     asks: int = 0
     given: int = 0
+    sent: int = 0
 
     async def __call__(self, request: web.Request) -> web.StreamResponse | None:
         """Answer requests to the store, leave those to the hub alone."""
@@ -203,6 +205,8 @@ class Switchboard:
         answer = await self.wrong(ask)
         if answer is None:
             self.given -= 1
+        elif isinstance(answer, web.Response) and isinstance(answer.body, bytes):
+            self.sent += len(answer.body)
         return answer
 
 

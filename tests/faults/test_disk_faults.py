@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,10 @@ from tests.support.inline import InlineThreads
 from tests.support.network import FakeNetwork, Served
 from tests.support.site import client, site
 from tests.support.virtual import virtual
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the disk that fails by script reads /proc"
+)
 
 MIB = 1 << 20
 SIZE = 12 * MIB
@@ -338,7 +343,7 @@ def test_a_file_that_cannot_be_published_is_not_fetched_again(
     assert names(tmp_path / "m") == [NAME]
 
 
-@pytest.mark.fault("any single call to the disk fails",
+@pytest.mark.fault("any single call that reads, writes, syncs, names, removes or locks fails",
                    "an error of the disk or the right bytes, and the next run succeeds",
                    number=80)  # fmt: skip
 @pytest.mark.timeout(900)
@@ -363,7 +368,7 @@ def test_every_call_to_the_disk_may_fail_once(
         disk.nth, disk.calls, disk.failed = at, 0, []
         outcome: HaulError | None = None
         with monkeypatch.context() as patch:
-            disk.install(patch)
+            disk.install_below(folder, patch)
             try:
                 bring(site(new, commit="2" * 40), folder, plain=plain)
             except HaulError as error:
@@ -380,8 +385,10 @@ def test_every_call_to_the_disk_may_fail_once(
         if not disk.failed:
             break  # there are not so many calls
 
-    assert 30 < at < 995
+    assert 100 < at < 995
     assert outcomes == {type(None), StorageError}
+    met = {call for call, _ in disk.met}
+    assert met >= {"mkdir", "unlink", "rmdir", "flock", "open", "pwrite", "replace", "fsync"}
 
 
 # -- one file from a URL ---------------------------------------------------------------------------
@@ -535,6 +542,26 @@ def test_a_copy_that_fails_leaves_the_original_and_no_part(
     assert left == []
     assert again.asked == []
     assert content_of(tmp_path / "m", twins) == twins
+
+
+@pytest.mark.fault("a copy cannot be written, and its part cannot be removed", STOPS, number=80)
+def test_a_part_that_cannot_be_removed_is_an_error_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a traceback; what is left goes with the next run."""
+    twins = {"one.bin": DATA[: 3 * MIB], "two.bin": DATA[: 3 * MIB]}
+    disk = FaultyDisk(
+        Failing("pwrite", "*.copy.part", FULL, after=3), Failing("unlink", "*.copy.part", BROKEN)
+    ).install_below(tmp_path, monkeypatch)
+
+    error = refusal(site(twins), tmp_path)
+    monkeypatch.undo()
+    bring(site(twins), tmp_path)
+
+    assert [failed.partition(" ")[0] for failed in disk.failed] == ["pwrite", "unlink"]
+    assert error.exit_code == 9
+    assert content_of(tmp_path / "m", twins) == twins
+    assert names(tmp_path / "m" / ".modelhaul") == []
 
 
 UPDATES = [
@@ -874,6 +901,7 @@ SPARE = 16 * MIB
 
 @pytest.mark.command
 @pytest.mark.fault("others fill the disk during a download", STOPS, number=(76, 77))
+@pytest.mark.root
 def test_a_disk_that_fills_up_is_an_error_and_space_is_all_the_next_run_needs(
     world: World, small_disk: SmallDisk
 ) -> None:
@@ -913,6 +941,7 @@ def test_a_disk_that_fills_up_is_an_error_and_space_is_all_the_next_run_needs(
 
 @pytest.mark.command
 @pytest.mark.fault("the inodes of the disk are used up", STOPS, number=94)
+@pytest.mark.root
 def test_a_disk_without_inodes_keeps_whole_files_and_goes_on_later(
     world: World, small_disk: SmallDisk
 ) -> None:
@@ -938,6 +967,7 @@ def test_a_disk_without_inodes_keeps_whole_files_and_goes_on_later(
 @pytest.mark.command
 @pytest.mark.fault("the target is read-only", "an error at once, nothing is fetched", number=82)
 @pytest.mark.parametrize("there", [True, False], ids=["folder is there", "folder is new"])
+@pytest.mark.root
 def test_a_read_only_disk_is_no_reason_to_fetch(
     world: World, small_disk: SmallDisk, there: bool
 ) -> None:
@@ -1016,12 +1046,14 @@ def mounted(image: Path, point: Path) -> Iterator[None]:
 @pytest.mark.command
 @pytest.mark.fault("a thin disk has promised more than it has: a sync fails, pages are dropped",
                    DOUBT, number=(77, 80))  # fmt: skip
+@pytest.mark.root
 def test_a_real_sync_error_loses_nothing_but_what_it_covered(
     world: World, small_disk: SmallDisk
 ) -> None:
     """ext4 in an image on a full disk: writing works, syncing does not, and the bytes are gone."""
-    if shutil.which("mkfs.ext4") is None:
-        pytest.skip("mkfs.ext4 is not installed")
+    for program in ("mkfs.ext4", "e2fsck"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
     small_disk.mount("size=16m")
     image, point = small_disk.point / "image", world.work / "thin"
     point.mkdir()

@@ -149,7 +149,7 @@ def test_the_list_of_steps_is_complete(world: World, tmp_path: Path) -> None:
 
     assert life.wait() == 0, life.errors
     steps = record.read_text().splitlines()
-    assert set(steps) == set(STEPS)
+    assert set(steps) - {"write zeros"} == set(STEPS)
     assert all(steps.count(step) >= times for step, times in STEPS.items())
 
 
@@ -216,14 +216,16 @@ def test_a_kill_in_an_update_is_made_good(
 
 RATE = 4_000_000  # bytes/s of one connection
 MANY = {
-    "a.safetensors": content(40_000_001, 5),
-    "b.safetensors": content(40_000_000, 6),
+    "a.safetensors": content(80_000_001, 5),
+    "b.safetensors": content(80_000_000, 6),
     "c.bin": content(1_500_000, 7),
     **{f"small/{number}.json": content(40_000 + number, number) for number in range(12)},
 }
-MANY_SIZE = sum(map(len, MANY.values()))
+MANY_SIZES = {path: len(data) for path, data in MANY.items()}
+MANY_SIZE = sum(MANY_SIZES.values())
 SLOWLY = ["download", "acme/many", "--local-dir", "m", "--connections", "2"]
-# 30 kills in CI, half of them in each of two tests that run side by side; 300 by hand.
+# 30 kills in CI, half of them in each of two tests that run side by side; 300 by hand. All lives
+# together are too short for all bytes, at this rate.
 KILLS = 15
 SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(2, 20))]
 
@@ -241,6 +243,7 @@ def slow_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hubs.TestHub]
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.whole
 @pytest.mark.fault(
     "SIGKILL at any moment, again and again",
     "at most 1 MiB per connection, a second and what lay in buffers is sent again",
@@ -248,30 +251,33 @@ def slow_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hubs.TestHub]
 )
 @pytest.mark.parametrize("seed", SEEDS)
 def test_kills_at_random_cost_little(slow_hub: hubs.TestHub, tmp_path: Path, seed: int) -> None:
-    """However often it is killed, it ends with the right bytes, and the hub sent few twice."""
+    """What a killed run was sent is safe but for its own allowance; the last run ends well."""
     world = fresh(slow_hub, tmp_path)
     chance = random.Random(seed)
     log = log_of(world)
-    killed = allowed = 0
+    had, costs = 0, []
 
     for number in range(KILLS):
-        # Most lives are so short that all of it is the last second: every fifth is not.
-        seconds = chance.uniform(2.0, 3.0) if number % 5 == 4 else chance.uniform(0.05, 0.6)
+        # All of a short life is its last second, and may be lost: every third is not.
+        seconds = chance.uniform(2.0, 3.0) if number % 3 == 2 else chance.uniform(0.05, 0.6)
         life = Life(world, *SLOWLY)
         life.process.join(seconds)
-        if life.process.exitcode is not None:  # the machine was faster than the kills
-            assert life.process.exitcode == 0, life.errors
-            break
+        assert life.process.exitcode is None, f"ended before kill {number}: {life.errors}"
         kill = life.kill()
         entries = log.more()
-        killed += sent(entries)
-        allowed += min(sent(entries), sum(allowance(entries, kill).values()))
+        kept = safe(world.work / "m", MANY_SIZES)
+        before, had = had, sum(spans.total for spans in kept.values())
+        lost, allowed = sent(entries) - (had - before), sum(allowance(entries, kill).values())
+        costs.append((lost, min(sent(entries), allowed)))
     last = Life(world, *SLOWLY[:-2])
 
     assert last.wait(60) == 0, last.errors
     assert tree(world.work / "m") == MANY
-    again = killed + sent(log.more()) - MANY_SIZE
-    assert again <= allowed, f"of {killed:,} bytes that were sent to killed runs"
+    assert fetched_again(kept, log.more()) == 0
+    assert len(costs) == KILLS
+    assert [(lost, allowed) for lost, allowed in costs if lost > allowed] == []
+    # Of the long lives much was kept, or nothing here would have been bounded.
+    assert had > MANY_SIZE // 8
 
 
 # -- journals damaged between two runs -----------------------------------------------------------

@@ -113,7 +113,10 @@ def look(folder: Path) -> dict[str, tuple[int, int, bytes | str]]:
 def case(make: Make, what: str, promise: str) -> pytest.ParameterSet:
     """Something at a final name, with its row in the reliability table."""
     rows = 90 if make is make_file else 88
-    return pytest.param(make, marks=pytest.mark.fault(what, promise, number=rows), id=what)
+    marks = [pytest.mark.fault(what, promise, number=rows)]
+    if make is make_device:
+        marks.append(pytest.mark.root)
+    return pytest.param(make, marks=marks, id=what)
 
 
 IN_THE_WAY = "refused before the first byte, by name; it stays as it is, whatever --force says"
@@ -493,6 +496,7 @@ def test_names_that_the_file_system_folds_are_refused_in_pairs(
 
 
 @pytest.mark.fault("the file system folds case and Unicode form", FOLDING, number=97)
+@pytest.mark.root
 def test_a_real_disk_that_folds_is_recognised(folding_disk: Path) -> None:
     """ext4 with casefold, where this kernel has it."""
     (folding_disk / "m").mkdir(exist_ok=True)

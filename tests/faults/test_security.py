@@ -132,6 +132,7 @@ PRINTED = ("wrong bytes", "half of it", "no HTTP", "another scheme")
 @pytest.mark.fault(
     "runs with tokens, passwords and signed addresses that go well and wrong",
     "no secret is printed, in an event, or in any file",
+    number=123,
 )
 def test_no_secret_is_printed_or_written_anywhere(private: World, fast: str) -> None:
     """Both streams, JSON events, journals, parts, the memory of proven files: all of them."""
@@ -210,6 +211,7 @@ def test_a_token_of_the_environment_is_not_in_the_list_of_processes(private: Wor
 @pytest.mark.fault(
     "a program logs errors with all their causes, events, reports and settings",
     "no secret is in any of them",
+    number=123,
 )
 def test_no_secret_is_in_what_a_program_can_log(
     private: World, caplog: pytest.LogCaptureFixture, fast: str, failure: str

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from modelhaul.core.span import Span, SpanSet
+from modelhaul.server.body import parse_range
+from modelhaul.store.claim import read_runs
 from tests.e2e.conftest import World, content, last_line, machine, tree
 from tests.faults.cases import Case, Run, here, params
 from tests.faults.scripts import (
@@ -27,6 +30,7 @@ from tests.faults.scripts import (
     early_hints,
     flipped,
     foreign_way,
+    good_for,
     half_a_head,
     hops,
     hung_up,
@@ -361,3 +365,57 @@ def test_no_request_has_a_condition(store: World) -> None:
     assert tree(store.work / "m") == {NAME: DATA}
     assert board.asks > 0
     assert board.given == 0
+
+
+GOOD = 3 << 20
+FAILS_FOR_EVER = [
+    Case("403 for ever", status(403), 4, "403", number=42),
+    Case("404 for ever", status(404), 4, "404", number=43),
+    Case("500 for ever", status(500), 6, "no new byte", number=38),
+    Case("not a byte for ever", mute, 6, "no new byte", number=63),
+    Case("closed at once for ever", hung_up, 6, "no new byte", number=65),
+    Case("a login page for ever", plain(page), 7, "web page", number=28),
+]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=case.name,
+            marks=pytest.mark.fault(
+                f"3 MiB arrive, then {case.name}",
+                f"exit {case.code}; the next run asks for what is missing and nothing else",
+                number=case.number,
+            ),
+        )
+        for case in FAILS_FOR_EVER
+    ],
+)
+def test_what_came_before_a_store_failed_is_kept(store: World, case: Case) -> None:
+    """Every byte that was sent counts; the requests of the next run are exactly the gaps."""
+    store.extra["MODELHAUL_PATIENCE"] = "3"
+    board = fault(store, good_for(GOOD, case.wrong))
+
+    failed = here(store, "download", "acme/one", "--local-dir", "m", "--connections", "2")
+    (journal,) = (store.work / "m" / ".modelhaul").glob("*.journal")
+    had = SpanSet(run.span for run in read_runs(journal)[1])
+    under_name = (store.work / "m" / NAME).exists()
+    store.hub.fault = lambda request: None
+    before = len(store.hub.seen)
+    again = here(store, "download", "acme/one", "--local-dir", "m", "--connections", "2")
+
+    assert failed.returncode == case.code, failed.stderr
+    assert case.says in failed.stderr
+    assert board.given > 1
+    assert not under_name
+    assert had.total == GOOD
+    assert again.returncode == 0, again.stderr
+    assert tree(store.work / "m") == {NAME: DATA}
+    asked = SpanSet(
+        parse_range(seen.headers.get("Range"), len(DATA)) or Span(0, len(DATA))
+        for seen in store.hub.seen[before:]
+        if seen.server == "cdn"
+    )
+    assert asked == had.gaps(Span(0, len(DATA)))

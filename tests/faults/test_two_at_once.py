@@ -86,8 +86,34 @@ def test_locks_that_lie_cost_bandwidth_only(
 
 
 @pytest.mark.fault(
+    "locks keep out the process that has them and nobody else, and nothing shows that",
+    "no wrong byte, nobody waits for ever; some exit 9, and the next run brings what is missing",
+    number=(113, 114),
+)
+@NUMBERS
+def test_locks_that_nobody_else_sees_cost_runs_and_no_bytes(
+    hub: hubs.TestHub, tmp_path: Path, count: int
+) -> None:
+    """No process can find this out alone: parts and names are still compared before each use."""
+    world = fresh(hub, tmp_path)
+
+    lives = [Life(world, *COMMAND, locks="alone") for _ in range(count)]
+    with ended(lives):
+        codes = {life.wait() for life in lives}
+    there = tree(world.work / "m")
+    last = Life(world, *COMMAND)
+
+    assert codes <= {0, 9}, [life.errors for life in lives]
+    assert {path: data for path, data in there.items() if path[0] != "."}.items() <= FILES.items()
+    assert last.wait() == 0, last.errors
+    assert Life(world, "clean", "m").wait() == 0
+    assert tree(world.work / "m") == FILES
+
+
+@pytest.mark.fault(
     "some of several processes are killed", "the others exit 0, nothing recorded is sent again"
 )
+@pytest.mark.whole
 @pytest.mark.parametrize("seed", ROUNDS)
 def test_random_kills_among_several(hub: hubs.TestHub, tmp_path: Path, seed: int) -> None:
     """Whoever survives ends well, and so does the next run; what was recorded is not sent again."""

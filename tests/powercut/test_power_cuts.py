@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 
 from tests.powercut.mistakes import MISTAKES
 
-pytestmark = pytest.mark.command
+pytestmark = [pytest.mark.command, pytest.mark.root]
 
 REPOSITORY = Path(__file__).parents[2]
 NAMESPACE = ("unshare", "--mount", "--propagation", "private")
@@ -38,10 +39,20 @@ def what_is_missing() -> str | None:
     for program in ("unshare", "mount", "umount", "mkfs.ext4"):
         if shutil.which(program) is None:
             return f"{program} is not installed"
-    done = subprocess.run(
-        [*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True
-    )
-    return f"this root may not mount: {done.stderr.decode().strip()}" if done.returncode else None
+    with tempfile.TemporaryDirectory() as folder:
+        # Not only a tmpfs: a container may have /dev/loop-control and no loop device.
+        image, point = Path(folder) / "image", Path(folder) / "point"
+        point.mkdir()
+        with image.open("wb") as file:
+            file.truncate(8 << 20)
+        for command in (
+            ["mkfs.ext4", "-q", str(image)],
+            [*NAMESPACE, "mount", "-o", "loop", str(image), str(point)],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                return f"this root may not mount a disk: {done.stderr.strip()}"
+    return None
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,16 +1,20 @@
-"""A model of what a crash leaves: from the system calls of a real run to every disk there may be.
+"""A model of what a crash leaves: from the system calls of a real run to the disks there may be.
 
 `Tape` notes what is done to files below a folder. A crash after any of these steps keeps all that
 a sync has made durable, and of the rest any part: the model makes no use of what file systems do
 beyond their promise. Two things it takes for granted, as every journalling file system gives them:
 a block of 4 KiB is written or not; and a rename, of the old name and the new one together, has
 happened or not, and is durable with the folder of the new name.
+
+At each step every choice of what is lost is tried if so many steps as `every` or fewer are open
+(not durable yet). Of more: none, all, each alone, all but each, and `SOME` choices by dice.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import random
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,8 +24,10 @@ from typing import Any
 import pytest
 
 BLOCK = 4096
-#: With so few steps that are not durable every choice of them is tried; with more, the extremes.
-EVERY_CHOICE = 6
+#: Open steps of which every choice is tried: at the default in seconds, at the most in a minute.
+EVERY_CHOICE, MOST_CHOICES = 6, 12
+#: Choices by dice where there are more.
+SOME = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +204,8 @@ class Tape:
             fd = really(path, flags, mode, **more)
             if new and self._below(Path(path)):
                 self.steps.append(Named(Path(path), self._new(os.fstat(fd).st_ino)))
+            elif flags & os.O_TRUNC:
+                self._sized(fd, 0)
             return fd
 
         return act
@@ -266,17 +274,23 @@ class Crash:
     extreme: bool
 
 
-def crashes(steps: list[Step], since: int = 0) -> Iterator[Crash]:
-    """Every crash there may be, before step `since` or later."""
+def crashes(steps: list[Step], since: int = 0, *, every: int = EVERY_CHOICE) -> Iterator[Crash]:
+    """Crashes before step `since` or later, at each with many choices of what is lost.
+
+    Args:
+        steps: of a run.
+        since: where crashes begin.
+        every: so many open steps are few enough for every choice.
+    """
     for at in range(since, len(steps) + 1):
         done = steps[:at]
-        open_ones = _not_durable(done)
+        open_ones = open_steps(done)
         first = open_ones[0] if open_ones else at
         base = Disk()
         for step in done[:first]:
             base.take(step)
         promises = [step for step in done if isinstance(step, Promised)]
-        for lost in _choices(open_ones):
+        for lost in _choices(open_ones, every):
             disk = base.copy()
             for number in range(first, at):
                 if number not in lost:
@@ -288,7 +302,7 @@ def crashes(steps: list[Step], since: int = 0) -> Iterator[Crash]:
             yield Crash(at, lost, disk, promises, extreme)
 
 
-def _not_durable(done: list[Step]) -> list[int]:
+def open_steps(done: list[Step]) -> list[int]:
     """The steps that no later sync covers."""
     synced: set[int | Path] = set()
     found = []
@@ -307,9 +321,8 @@ def _not_durable(done: list[Step]) -> list[int]:
     return found[::-1]
 
 
-def _choices(open_ones: list[int]) -> Iterator[tuple[int, ...]]:
-    """What may be lost: all of it, nothing, each one, all but each one; every choice of a few."""
-    if len(open_ones) <= EVERY_CHOICE:
+def _choices(open_ones: list[int], every: int) -> Iterator[tuple[int, ...]]:
+    if len(open_ones) <= every:
         for count in range(len(open_ones) + 1):
             yield from itertools.combinations(open_ones, count)
         return
@@ -318,3 +331,6 @@ def _choices(open_ones: list[int]) -> Iterator[tuple[int, ...]]:
     for one in open_ones:
         yield (one,)
         yield tuple(other for other in open_ones if other != one)
+    chance = random.Random(open_ones[0])
+    for _ in range(SOME):
+        yield tuple(one for one in open_ones if chance.random() < 0.5)

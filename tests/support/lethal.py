@@ -34,8 +34,8 @@ KINDS = {
     r".*\.update": "marker",
     r"\.modelhaul": "state folder",
 }
-#: First byte of a record.
-RECORDS = {1: "HAVE", 2: "VOID", 3: "SYNCED"}
+#: First byte of a record; zeros where the file system cannot reserve room for them.
+RECORDS = {0: "zeros", 1: "HAVE", 2: "VOID", 3: "SYNCED"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class How:
         point: `before|after <step> <n>`: SIGKILL before or after the n-th time of this step.
         record: a file that gets one line per step.
         locks: `lie`: every lock is granted. `unknown`: that, on an unknown kind of file system.
+            `alone`: a lock keeps out this process only, nobody else; as over some networks.
         barrier: seconds between barriers, so that a short download has several.
     """
 
@@ -169,9 +170,39 @@ def wrap_memory(steps: Steps) -> None:
     ProvenIndex.remember = remember
 
 
+class OwnLocks:
+    """Locks of which other processes know nothing."""
+
+    def __init__(self) -> None:
+        self._owners: dict[tuple[int, int], int] = {}
+        self._mutex = threading.Lock()
+
+    def flock(self, fd: int, operation: int) -> None:
+        """Lock or unlock, never waiting: nothing of ours asks to wait."""
+        with self._mutex:
+            file = _identity(fd)
+            assert file is not None
+            owner = self._owners.get(file, fd)
+            # A descriptor that was closed has given its lock up.
+            if owner != fd and _identity(owner) == file:
+                raise BlockingIOError
+            if operation & fcntl.LOCK_UN:
+                self._owners.pop(file, None)
+            else:
+                self._owners[file] = fd
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def spoil_locks(how: str) -> None:
-    """Locks that succeed for everybody, on a file system that is believed or one that is not."""
-    fcntl.flock = lambda fd, operation: None
+    """Locks that succeed for everybody or for each process, on a believed file system or not."""
+    fcntl.flock = OwnLocks().flock if how == "alone" else lambda fd, operation: None
     if how == "unknown":
         mounts.LOCAL = frozenset()
 

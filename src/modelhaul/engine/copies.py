@@ -148,5 +148,7 @@ def _usable(source: Path) -> Iterator[None]:
 
 def _put_away(part: PartFile) -> None:
     """In a thread: remove the part, if it has not been renamed, and close it."""
-    part.remove()
-    part.close()
+    try:
+        part.remove()
+    finally:
+        part.close()

@@ -200,8 +200,9 @@ class PartFile:
 
     def remove(self) -> None:
         """Remove the part, if its name still leads to it."""
-        if self._fd < 0 or osfile.is_named(self._fd, self.path):
-            osfile.remove_quietly(self.path)
+        with storage_errors(f"removing {self.path}"):
+            if self._fd < 0 or osfile.is_named(self._fd, self.path):
+                osfile.remove_quietly(self.path)
 
     def release(self) -> None:
         """Close the descriptor after a barrier, and keep what is needed to publish later.
