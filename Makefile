@@ -8,6 +8,8 @@ TEST_FOLDER ?= $(shell test -w /dev/shm && test `df -Pk /dev/shm | awk 'END {pri
 # More than cores: a good part of the suite waits for processes and sockets.
 PYTEST := $(if $(TEST_FOLDER),PYTEST_DEBUG_TEMPROOT=$(TEST_FOLDER) )$(BIN)/python -m pytest -q -n 4
 DEMO_MIB ?= 1024
+# Not of every Python: attacks on the product, processes, and what starts pytest itself.
+QUICK := tests/faults tests/powercut tests/e2e tests/engine/test_crash_model.py tests/test_reliability.py
 # Versions of huggingface_hub that judge what is written and served; an environment each, made once.
 HF := 0.35 1.11 2.4
 
@@ -40,8 +42,8 @@ memory: $(VENV)/installed ## peak memory of a download of 4 GiB over 32 connecti
 test: $(VENV)/installed $(HF:%=.venv-hf-%/installed) ## run the test suite
 	$(PYTEST)
 
-test-quick: $(VENV)/installed ## without processes of their own, and with fewer examples per property
-	QUICK=1 $(PYTEST) -m "not command"
+test-quick: $(VENV)/installed ## the parts that may depend on the Python, with fewer examples per property
+	QUICK=1 $(PYTEST) -m "not command" $(QUICK:%=--ignore=%) tests
 
 test-all: ## run the test suite on every supported Python that is installed
 	@./tools/each-python test test

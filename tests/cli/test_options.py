@@ -27,7 +27,7 @@ def test_a_repository_is_named_alike_for_every_verb() -> None:
     """What `download` takes to say which files of which repository, `verify` takes too."""
     one, other = (get_type_hints(verb, include_extras=True) for verb in (download, verify))
 
-    own = {"repo", "local_dir", "max_workers", "dry_run", "force"}
+    own = {"repo", "local_dir", "source", "max_workers", "dry_run", "force"}
     assert {name: other.get(name) for name in one.keys() - own} == {
         name: one[name] for name in one.keys() - own
     }
