@@ -523,7 +523,8 @@ async def _prove(
 
     async def prove(file: RemoteFile) -> None:
         final = job.layout.final(file.path)
-        call = partial(presence.prove, final, file, resources.index, check=check)
+        # By force no memory is believed: neither ours of proven files nor the system's of the disk.
+        call = partial(presence.prove, final, file, resources.index, check=check, fresh=job.force)
         try:
             known = await resources.threads.hash(call)
         except StorageError as error:
