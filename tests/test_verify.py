@@ -17,6 +17,7 @@ from modelhaul.store.index import Entry, Known, ProvenIndex
 from modelhaul.store.osfile import Stamp
 from modelhaul.store.presence import prove
 from tests.engine.harness import MIB, payload
+from tests.faults.faultydisk import FaultyDisk
 from tests.support.inline import InlineThreads
 from tests.support.network import Asked, FakeNetwork, Fault
 from tests.support.site import REPO, client, site
@@ -119,6 +120,44 @@ def test_what_was_proven_before_is_not_believed(
 
     assert findings(report) == {"a.safetensors": "wrong"}
     assert report.found("wrong")[0].reason == "its SHA-256 is another"
+
+
+class Cached(FaultyDisk):
+    """A disk that has changed a byte which the system still has right in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropped: set[str] = set()
+
+    def posix_fadvise(self, fd: int, offset: int, length: int, advice: int) -> None:
+        """Drop what is in memory."""
+        assert (offset, length, advice) == (0, 0, os.POSIX_FADV_DONTNEED)
+        self.dropped.add(name_of(fd))
+
+    def preadv(self, fd: int, buffers: list[memoryview], offset: int) -> int:
+        """Read from memory, or from the disk."""
+        count = super().preadv(fd, buffers, offset)
+        if name_of(fd) == "a.safetensors" and name_of(fd) in self.dropped and offset == 0:
+            buffers[0][7] ^= 1
+        return count
+
+
+def name_of(fd: int) -> str:
+    """The name of an open file."""
+    return os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="no such call on this system")
+def test_the_disk_is_read_and_not_the_memory_of_it(
+    network: FakeNetwork, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was just downloaded is still in the page cache, and that says nothing of the disk."""
+    disk = Cached().install(monkeypatch)
+
+    report = verify(network, tmp_path)
+
+    assert findings(report) == {"a.safetensors": "wrong"}
+    assert disk.dropped >= {Path(name).name for name in FILES}
 
 
 @pytest.mark.fault(

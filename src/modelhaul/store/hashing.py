@@ -91,6 +91,7 @@ def hash_file(
     *,
     check: Callable[[int], None] | None = None,
     sync: bool = False,
+    fresh: bool = False,
 ) -> tuple[Digests, Stamp]:
     """The digests of a file, and the stamp of exactly the bytes that were read.
 
@@ -99,6 +100,7 @@ def hash_file(
         file: what it should be, None if nobody says.
         check: called with each number of bytes read; may raise to stop.
         sync: make the bytes durable as well: what is remembered must survive a power cut.
+        fresh: from the disk, not from what the system has of it in memory.
 
     Raises:
         StorageError: it cannot be read, or it changed while it was.
@@ -107,6 +109,8 @@ def hash_file(
         fd = osfile.open_content(path)
         try:
             before = Stamp.of(os.fstat(fd))
+            if fresh:
+                osfile.forget_cached(fd)
             content = ContentHash(file)
             buffer = memoryview(bytearray(STEP))
             offset = 0

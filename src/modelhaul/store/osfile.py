@@ -202,6 +202,18 @@ def sync_data(fd: int) -> None:
         os.fsync(fd)
 
 
+def forget_cached(fd: int) -> None:
+    """Have a file read from the disk from here on, as far as the system lets us.
+
+    What it has in memory says nothing of the disk. It keeps what a process has mapped, and systems
+    without the call keep all.
+    """
+    if hasattr(os, "posix_fadvise"):
+        sync_data(fd)  # what is not written yet would stay in memory
+        with contextlib.suppress(OSError):  # it is advice, and some file systems take none
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def close_written(fd: int) -> None:
     """Close a file that was written to.
 

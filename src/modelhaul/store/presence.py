@@ -100,7 +100,12 @@ def _link_verdict(path: Path, file: RemoteFile) -> bool | None:
 
 
 def prove(
-    path: Path, file: RemoteFile, index: ProvenIndex, *, check: Callable[[int], None] | None = None
+    path: Path,
+    file: RemoteFile,
+    index: ProvenIndex,
+    *,
+    check: Callable[[int], None] | None = None,
+    fresh: bool = False,
 ) -> Known | None:
     """Hash what is at `path`, and remember what it is, wanted or not.
 
@@ -112,6 +117,7 @@ def prove(
         file: what should be there; it has a digest.
         index: memory of proven files.
         check: called with each number of bytes read; may raise to stop.
+        fresh: from the disk, not from what the system has of it in memory.
 
     Returns:
         What is known of it now; None if it is not the wanted content.
@@ -125,7 +131,7 @@ def prove(
     # before the first byte is read. Where ticks are seconds, the result is not remembered.
     wait_for_grain(began)
     settled = time.time_ns() - began.ctime_ns >= grain_ns(began)
-    digests, stamp = hash_file(path, file, check=check, sync=True)
+    digests, stamp = hash_file(path, file, check=check, sync=True, fresh=fresh)
     right = digests.matches(file) is True
     if path.is_symlink():
         return Known.of(digests, ours=False) if right else None

@@ -216,7 +216,8 @@ async def _prove(
     """
     doubtful = [file for file in files if sights[file.path].verdict is None]
     places = [(job.layout.final(file.path), file) for file in doubtful]
-    proven = await _hash(resources, places, emit, unreadable)
+    # By force no memory is believed: neither ours of proven files nor the system's of the disk.
+    proven = await _hash(resources, places, emit, unreadable, fresh=job.force)
     return {
         path: replace(sights[path], known=known, verdict=True) for path, known in proven.items()
     }
@@ -227,6 +228,8 @@ async def _hash(
     places: Sequence[tuple[Path, RemoteFile]],
     emit: Emitter,
     unreadable: dict[str, str] | None,
+    *,
+    fresh: bool = False,
 ) -> dict[str, Known]:
     """Hash files, several at a time; what is known of those that hold the wanted content."""
     proven: dict[str, Known] = {}
@@ -242,7 +245,7 @@ async def _hash(
         resources.threads.check_cancelled()
 
     async def prove(place: Path, file: RemoteFile) -> None:
-        call = partial(presence.prove, place, file, resources.index, check=check)
+        call = partial(presence.prove, place, file, resources.index, check=check, fresh=fresh)
         try:
             known = await resources.threads.hash(call)
         except StorageError as error:

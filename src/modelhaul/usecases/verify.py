@@ -1,8 +1,8 @@
 """The use case `verify`: a tree on this disk against the digests of its hub, and its repair.
 
-Every file is read and hashed, whatever the memory of proven files says: what a disk changed by
-itself shows in no time stamp. A repair is a download of the files that are wrong or missing: beside
-the old ones, which stay until the new ones are proven.
+Every file is read from the disk and hashed, whatever the memory of proven files and the page cache
+say: what a disk changed by itself shows in no time stamp. A repair is a download of the files that
+are wrong or missing: beside the old ones, which stay until the new ones are proven.
 """
 
 from __future__ import annotations
