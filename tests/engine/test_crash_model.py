@@ -30,7 +30,6 @@ from modelhaul.report import FileResult
 from modelhaul.store.claim import JOURNAL, PART, part_name
 from modelhaul.store.journalfile import JournalFile, parse_journal
 from tests.engine.harness import ORIGIN, Rig, payload, remote
-from tests.powercut.mistakes import MISTAKES, SUBTLE_MISTAKES, Mistake
 from tests.support.crashes import (
     EVERY_CHOICE,
     MOST_CHOICES,
@@ -40,6 +39,7 @@ from tests.support.crashes import (
     crashes,
     open_steps,
 )
+from tests.support.mistakes import MISTAKES, SUBTLE_MISTAKES, Mistake
 from tests.support.network import Asked, FakeNetwork, Fault, Served
 from tests.support.virtual import virtual
 

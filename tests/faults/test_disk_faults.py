@@ -25,7 +25,6 @@ from modelhaul.core.units import size_text
 from modelhaul.events import Event, FileDone, Progress
 from modelhaul.server.body import parse_range
 from modelhaul.store.claim import read_runs
-from tests.e2e.conftest import World, machine, tree
 from tests.engine.harness import payload
 from tests.faults.faultydisk import BROKEN, FULL, QUOTA, READ_ONLY, Failing, FaultyDisk
 from tests.faults.runs import asked, bring, content_of, names, refusal, slowed
@@ -33,6 +32,7 @@ from tests.support.inline import InlineThreads
 from tests.support.network import FakeNetwork, Served
 from tests.support.site import client, site
 from tests.support.virtual import virtual
+from tests.support.world import World, machine, tree
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the disk that fails by script reads /proc"

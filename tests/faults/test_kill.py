@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from modelhaul.core.journal import LOG_START, PAGE, RECORD_SIZE
-from tests.e2e.conftest import World, content, machine, tree
-from tests.faults.lives import Life, Log, fetched_again, fresh, safe
 from tests.support import hub as hubs
+from tests.support.lives import Life, Log, fetched_again, fresh, safe
 from tests.support.sent_twice import MIB, allowance, sent
+from tests.support.world import World, content, machine, tree
 
 pytestmark = [
     pytest.mark.command,

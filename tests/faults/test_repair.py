@@ -24,13 +24,13 @@ from modelhaul.errors import ConnectFailed, IntegrityError
 from modelhaul.report import FileResult
 from modelhaul.server.body import parse_range
 from modelhaul.store.claim import read_runs
-from tests.e2e.conftest import World, content, machine, tree
 from tests.engine.harness import CHUNK, MIB, Rig, blob, git_sha1, payload, remote, source
 from tests.faults.switchboard import Ask, Switchboard, Wrong, plain
 from tests.support.hub import TestHub as Hub
 from tests.support.hub import hub_in_thread
 from tests.support.network import Asked, FakeNetwork, Fault, Served
 from tests.support.virtual import virtual
+from tests.support.world import World, content, machine, tree
 
 A, B = "https://a.test", "https://b.test"
 SIZE = 8 * MIB

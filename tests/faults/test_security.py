@@ -36,10 +36,10 @@ from modelhaul.store.claim import unfinished
 from modelhaul.store.journalfile import MOST_BYTES
 from modelhaul.store.layout import LegacyCache
 from modelhaul.store.marker import Marker
-from tests.e2e.conftest import World, content, machine, tree
 from tests.net.rawserver import Exchange, answer, raw_server
 from tests.store.helpers import SIZE, STEM, WANTED
 from tests.support.hub import hub_in_thread
+from tests.support.world import World, content, machine, tree
 
 DATA = content(3 << 20, 9)
 DIGEST = hashlib.sha256(DATA).hexdigest()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import content, tree
-from tests.faults.lives import Life, Log, ended, fetched_again, fresh, safe
 from tests.support import hub as hubs
+from tests.support.lives import Life, Log, ended, fetched_again, fresh, safe
 from tests.support.sent_twice import MIB, sent
+from tests.support.world import content, tree
 
 pytestmark = [
     pytest.mark.command,

@@ -13,7 +13,6 @@ import pytest
 from aiohttp import web
 
 from modelhaul.core.span import Span
-from tests.e2e.conftest import World, content, machine
 from tests.faults.cases import Case, Run, here, params
 from tests.faults.scripts import (
     changed,
@@ -26,6 +25,7 @@ from tests.faults.scripts import (
     squeezed,
 )
 from tests.faults.switchboard import Ask, PlainUrl, Wrong, first, only, plain
+from tests.support.world import World, content, machine
 
 # Uvloop would swallow what the other method raises in the middle of a run.
 pytestmark = pytest.mark.timeout(60, method="thread")

@@ -19,9 +19,9 @@ from pathlib import Path
 from tests.powercut.check import broken_promises, forgotten_runs, resume
 from tests.powercut.cuts import choose_cuts, replay
 from tests.powercut.disk import FLUSH, MARK, WRITE
-from tests.powercut.mistakes import MISTAKES
 from tests.powercut.record import FILES, TARGET, Kind, Recording, mounted, record, run, write_disk
 from tests.support.hub import hub_in_thread
+from tests.support.mistakes import MISTAKES
 
 
 @dataclass(slots=True)
