@@ -32,12 +32,7 @@ ROUNDS = [*range(5), *(pytest.param(seed, marks=pytest.mark.torture) for seed in
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hubs.TestHub]:
     """A hub on which a download takes about half a second."""
-    folder = tmp_path_factory.mktemp("hub")
-    for path, data in FILES.items():
-        file = folder / "root" / "acme" / "both" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    with hubs.hub_in_thread(folder / "root", folder / "requests.jsonl", rate=4e6) as running:
+    with hubs.hub_with({"acme/both": FILES}, tmp_path_factory.mktemp("hub"), rate=4e6) as running:
         yield running
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.hub import TestHub, hub_in_thread
+from tests.support.hub import TestHub, hub_in_thread, put
 
 #: The command as it was installed, and the official one beside it.
 BIN = Path(sys.executable).parent
@@ -82,12 +82,7 @@ class World:
 
     def put(self, repo: str, files: dict[str, bytes]) -> Path:
         """Put a repository on the hub."""
-        folder = self.hub.root / repo
-        for path, data in files.items():
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
-        return folder
+        return put(self.hub.root, repo, files)
 
 
 def content(size: int, seed: int = 1) -> bytes:
