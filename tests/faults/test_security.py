@@ -79,7 +79,7 @@ def at_store(response: Callable[[], web.StreamResponse]) -> Callable[[web.Reques
     return lambda request: response() if request.path.startswith("/blob/") else None
 
 
-def no_http(request: web.Request) -> web.StreamResponse | None:
+def another_language(request: web.Request) -> web.StreamResponse | None:
     """The store answers in another language."""
     if not request.path.startswith("/blob/"):
         return None
@@ -113,7 +113,7 @@ FAILURES: dict[str, tuple[Callable[[web.Request], object], int]] = {
     "wrong bytes": (at_store(lambda: web.Response(body=bytes(len(DATA)))), 8),
     "forbidden": (at_store(lambda: web.Response(status=403, text=PLANTED)), 4),
     "half of it": (half, 6),
-    "no HTTP": (no_http, 7),
+    "no HTTP": (another_language, 7),
     "a page": (at_store(lambda: web.Response(text=f"<p>{PLANTED}</p>")), 7),
     "another scheme": (to(f"file:///etc/passwd?Signature={PLANTED}"), 7),
     "another host": (to(f"http://127.0.0.1:1/x?Signature={PLANTED}"), 6),

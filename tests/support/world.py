@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.hub import TestHub, hub_in_thread, put
+from tests.support.payload import payload as content
 
 #: The command as it was installed, and the official one beside it.
 BIN = Path(sys.executable).parent
@@ -83,11 +83,6 @@ class World:
     def put(self, repo: str, files: dict[str, bytes]) -> Path:
         """Put a repository on the hub."""
         return put(self.hub.root, repo, files)
-
-
-def content(size: int, seed: int = 1) -> bytes:
-    """Bytes that look like nothing in particular, the same every time."""
-    return random.Random(seed).randbytes(size)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
