@@ -15,7 +15,7 @@ from aiohttp import web
 
 import modelhaul
 from modelhaul import Client, Settings, events
-from tests.e2e.conftest import MODEL, World, content, tree
+from tests.support.world import MODEL, World, content, tree
 
 T = TypeVar("T")
 Runner = Callable[[Callable[[], Awaitable[Any]]], Any]

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tests.e2e.conftest import MODEL, World, content, last_line, tree
 from tests.support.hub import Fault, hub_in_thread
+from tests.support.world import MODEL, World, content, last_line, tree
 
 pytestmark = pytest.mark.command
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tests.e2e.conftest import MODEL, World, last_line
+from tests.support.world import MODEL, World, last_line
 
 pytestmark = pytest.mark.command
 

@@ -15,9 +15,9 @@ from anyio.from_thread import start_blocking_portal
 
 from modelhaul.net.transport import Redirect
 from modelhaul.server.serve import running
-from tests.e2e.conftest import World, content, last_line, tree
 from tests.hubs.fakehf import COMMIT, FakeHf, refusal
 from tests.support.hfsite import lfs_or_git
+from tests.support.world import World, content, last_line, tree
 
 FILES = {
     "config.json": b'{"model_type": "tiny"}\n',

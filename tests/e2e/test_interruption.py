@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from modelhaul.server.body import read_log
-from tests.e2e.conftest import World, content, last_line, tree
 from tests.support.hub import hub_in_thread
 from tests.support.sent_twice import allowance, before_kill, cut_short
+from tests.support.world import World, content, last_line, tree
 
 pytestmark = pytest.mark.command
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import BIN, MODEL, World, content, last_line, tree
+from tests.support.world import BIN, MODEL, World, content, last_line, tree
 
 pytestmark = [pytest.mark.command, pytest.mark.official, pytest.mark.timeout(120)]
 

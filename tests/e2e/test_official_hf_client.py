@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import MODEL, World, last_line, tree
+from tests.support.world import MODEL, World, last_line, tree
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = ["0.35", "1.11", "2.4"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import MODEL, World, tree
+from tests.support.world import MODEL, World, tree
 
 pytestmark = pytest.mark.command
 

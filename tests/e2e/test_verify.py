@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 import modelhaul
-from tests.e2e.conftest import MODEL, World, last_line, tree
+from tests.support.world import MODEL, World, last_line, tree
 
 pytestmark = pytest.mark.command
 

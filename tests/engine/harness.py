@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +22,11 @@ from modelhaul.net.transport import Transport
 from modelhaul.report import FileResult
 from modelhaul.store.index import ProvenIndex
 from tests.support.inline import InlineThreads
+from tests.support.payload import payload as payload
 
 MIB = 1 << 20
 CHUNK = 256 * 1024
 ORIGIN = "https://hub.test"
-
-
-def payload(size: int, seed: int = 1) -> bytes:
-    """Bytes that look like nothing in particular, the same every time."""
-    return random.Random(seed).randbytes(size)
 
 
 def remote(

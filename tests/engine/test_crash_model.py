@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from zlib import crc32
 
 import anyio
 import pytest
@@ -30,7 +29,6 @@ from modelhaul.report import FileResult
 from modelhaul.store.claim import JOURNAL, PART, part_name
 from modelhaul.store.journalfile import JournalFile, parse_journal
 from tests.engine.harness import ORIGIN, Rig, payload, remote
-from tests.powercut.mistakes import MISTAKES, SUBTLE_MISTAKES, Mistake
 from tests.support.crashes import (
     EVERY_CHOICE,
     MOST_CHOICES,
@@ -40,7 +38,9 @@ from tests.support.crashes import (
     crashes,
     open_steps,
 )
+from tests.support.mistakes import MISTAKES, SUBTLE_MISTAKES, Mistake
 from tests.support.network import Asked, FakeNetwork, Fault, Served
+from tests.support.promises import lost_progress
 from tests.support.virtual import virtual
 
 pytestmark = pytest.mark.skipif(
@@ -171,7 +171,7 @@ def durable(crash: Crash) -> SpanSet:
     return spans
 
 
-def fetched_again(results: Sequence[FileResult], crash: Crash) -> int:
+def fetched_though_durable(results: Sequence[FileResult], crash: Crash) -> int:
     """Bytes of the large file that were fetched though they had been made durable."""
     (big,) = [result for result in results if result.path == "big"] or [None]
     return 0 if big is None else max(0, big.fetched + durable(crash).total - len(DATA))
@@ -186,31 +186,11 @@ def broken_promises(target: Path, crash: Crash, tape: Tape) -> Iterator[str]:
             yield f"{path} is not whole"
     started = any(promise.what == "started" for promise in crash.promises)
     if started and crash.disk.read(target / "big") != DATA:
-        yield from lost_progress(target / ".modelhaul", crash, tape)
-
-
-def lost_progress(state: Path, crash: Crash, tape: Tape) -> Iterator[str]:
-    """The large file is not there: part and journal have to account for it."""
-    part, journal = (crash.disk.read(state / (STEM + ending)) for ending in (PART, JOURNAL))
-    if part is None or journal is None:
-        yield "neither the file nor both part and journal are there"
-        return
-    try:
-        header, slots, _ = parse_journal(journal)
-    except JournalUnreadable:
-        yield "the journal cannot be read"
-        return
-    inode = tape.inodes[crash.disk.names[state / (STEM + PART)]]
-    if (header.inode, header.size) != (inode, len(part)):
-        yield "the journal is of another part"
-    ledger = format_.replay(slots)
-    for run in ledger.runs:
-        vouched = run not in ledger.claims
-        if vouched and crc32(part[run.span.start : run.span.stop]) != run.crc:
-            yield f"{run.span} counts and is not there"
-    for span in durable(crash):
-        if ledger.durable.gaps(span):
-            yield f"{span} was vouched for and does not count"
+        state = target / ".modelhaul"
+        part, journal = (crash.disk.read(state / (STEM + ending)) for ending in (PART, JOURNAL))
+        named = crash.disk.names.get(state / (STEM + PART))
+        inode = 0 if named is None else tape.inodes[named]
+        yield from lost_progress(part, journal, inode=inode, vouched=durable(crash))
 
 
 @pytest.mark.fault(
@@ -280,7 +260,7 @@ def test_after_any_crash_the_next_run_ends_well(
 
             assert all(result.error is None for result in results)
             assert all((again / path).read_bytes() == data for path, data in FILES.items())
-            assert fetched_again(results, crash) == 0
+            assert fetched_though_durable(results, crash) == 0
             shutil.rmtree(again)
 
     assert resumed > 100

@@ -15,8 +15,8 @@ import pytest
 
 from modelhaul.cli.main import app
 from modelhaul.cli.spelling import normal
-from tests.e2e.conftest import World
 from tests.faults.switchboard import Wrong
+from tests.support.world import World
 
 #: A number, or numbers, of a fault in the list that docs/reliability.md speaks of.
 Numbers = int | tuple[int, ...] | None

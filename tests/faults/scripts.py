@@ -41,9 +41,9 @@ def shorter(ask: Ask) -> web.StreamResponse | None:
 
 
 def flipped(ask: Ask) -> web.StreamResponse | None:
-    """One byte is another."""
+    """The first byte is another: whatever is used of the answer has it."""
     body = bytearray(ask.body)
-    body[len(body) // 2] ^= 0x40
+    body[0] ^= 0x40
     return ask.answer(bytes(body))
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from modelhaul.core.journal import LOG_START, PAGE, RECORD_SIZE
-from tests.e2e.conftest import World, content, machine, tree
-from tests.faults.lives import Life, Log, fetched_again, fresh, safe
 from tests.support import hub as hubs
+from tests.support.lives import Life, Log, fetched_again, fresh, safe
 from tests.support.sent_twice import MIB, allowance, sent
+from tests.support.world import World, content, machine, tree
 
 pytestmark = [
     pytest.mark.command,
@@ -43,12 +43,7 @@ BARRIER = 0.1
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hubs.TestHub]:
     """A hub with a model of large and small files, two of them the same."""
-    folder = tmp_path_factory.mktemp("hub")
-    for path, data in FILES.items():
-        file = folder / "root" / "acme" / "one" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    with hubs.hub_in_thread(folder / "root", folder / "requests.jsonl") as running:
+    with hubs.hub_with({"acme/one": FILES}, tmp_path_factory.mktemp("hub")) as running:
         yield running
 
 
@@ -234,11 +229,7 @@ SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.torture) for seed in range
 def slow_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hubs.TestHub]:
     """A hub on which a download takes a few seconds."""
     folder = tmp_path_factory.mktemp("slow")
-    for path, data in MANY.items():
-        file = folder / "root" / "acme" / "many" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    with hubs.hub_in_thread(folder / "root", folder / "requests.jsonl", rate=RATE) as running:
+    with hubs.hub_with({"acme/many": MANY}, folder, rate=RATE) as running:
         yield running
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.e2e.conftest import World, content, last_line, machine, tree
 from tests.faults.cases import RIGHT_BYTES, here
+from tests.support.world import World, content, last_line, machine, tree
 
 # Uvloop would swallow what the other method raises in the middle of a run.
 pytestmark = pytest.mark.timeout(60, method="thread")

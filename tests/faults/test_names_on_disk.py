@@ -20,12 +20,12 @@ from aiohttp import web
 
 from modelhaul import DiskFull, Incomplete, Occupied, UnsafeName
 from modelhaul.store import osfile
-from tests.e2e.conftest import World, machine, tree
 from tests.engine.harness import payload
 from tests.faults.runs import bring, refusal
 from tests.hubs.fakehub import enveloped
 from tests.support.network import Asked, FakeNetwork, Fault
 from tests.support.site import site
+from tests.support.world import World, machine, tree
 
 LARGE = payload(3 << 20)
 SMALL = b"a small file\n"

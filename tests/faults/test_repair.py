@@ -25,13 +25,14 @@ from modelhaul.errors import ConnectFailed, IntegrityError
 from modelhaul.report import FileResult
 from modelhaul.server.body import parse_range
 from modelhaul.store.claim import read_runs
-from tests.e2e.conftest import World, content, machine, tree
 from tests.engine.harness import CHUNK, MIB, Rig, blob, git_sha1, payload, remote, source
+from tests.faults.scripts import flipped
 from tests.faults.switchboard import Ask, Switchboard, Wrong, plain
 from tests.support.hub import TestHub as Hub
 from tests.support.hub import hub_in_thread
 from tests.support.network import Asked, FakeNetwork, Fault, Served
 from tests.support.virtual import virtual
+from tests.support.world import World, content, machine, tree
 
 A, B, C = "https://a.test", "https://b.test", "https://c.test"
 SIZE = 8 * MIB
@@ -483,13 +484,6 @@ def mirrored(tmp_path: Path) -> Iterator[Mirrored]:
         log = tmp_path / "mirror" / "requests.jsonl"
         with hub_in_thread(world.hub.root, log, rate=8e6) as mirror:
             yield Mirrored(world, mirror)
-
-
-def flipped(ask: Ask) -> web.StreamResponse | None:
-    """The first byte is another: whatever is used of the answer has it."""
-    body = bytearray(ask.body)
-    body[0] ^= 0x40
-    return ask.answer(bytes(body))
 
 
 def once(wrong: Wrong) -> Wrong:

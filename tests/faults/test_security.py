@@ -37,10 +37,10 @@ from modelhaul.store.journalfile import MOST_BYTES
 from modelhaul.store.layout import LegacyCache
 from modelhaul.store.marker import Marker
 from modelhaul.store.whose import holding
-from tests.e2e.conftest import World, content, machine, tree
 from tests.net.rawserver import Exchange, answer, raw_server
 from tests.store.helpers import SIZE, STEM, WANTED
 from tests.support.hub import hub_in_thread
+from tests.support.world import World, content, machine, tree
 
 DATA = content(3 << 20, 9)
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -80,7 +80,7 @@ def at_store(response: Callable[[], web.StreamResponse]) -> Callable[[web.Reques
     return lambda request: response() if request.path.startswith("/blob/") else None
 
 
-def no_http(request: web.Request) -> web.StreamResponse | None:
+def another_language(request: web.Request) -> web.StreamResponse | None:
     """The store answers in another language."""
     if not request.path.startswith("/blob/"):
         return None
@@ -114,7 +114,7 @@ FAILURES: dict[str, tuple[Callable[[web.Request], object], int]] = {
     "wrong bytes": (at_store(lambda: web.Response(body=bytes(len(DATA)))), 8),
     "forbidden": (at_store(lambda: web.Response(status=403, text=PLANTED)), 4),
     "half of it": (half, 6),
-    "no HTTP": (no_http, 7),
+    "no HTTP": (another_language, 7),
     "a page": (at_store(lambda: web.Response(text=f"<p>{PLANTED}</p>")), 7),
     "another scheme": (to(f"file:///etc/passwd?Signature={PLANTED}"), 7),
     "another host": (to(f"http://127.0.0.1:1/x?Signature={PLANTED}"), 6),

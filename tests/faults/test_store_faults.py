@@ -17,7 +17,6 @@ from aiohttp import web
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.server.body import parse_range
 from modelhaul.store.claim import read_runs
-from tests.e2e.conftest import World, content, last_line, machine, tree
 from tests.faults.cases import Case, Run, here, params
 from tests.faults.scripts import (
     babbling,
@@ -64,6 +63,7 @@ from tests.faults.scripts import (
     without_total,
 )
 from tests.faults.switchboard import Ask, Switchboard, Wrong, every, first, only, plain
+from tests.support.world import World, content, last_line, machine, tree
 
 # Uvloop would swallow what the other method raises in the middle of a run.
 pytestmark = pytest.mark.timeout(60, method="thread")

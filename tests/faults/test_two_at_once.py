@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import content, tree
-from tests.faults.lives import Life, Log, ended, fetched_again, fresh, safe
 from tests.support import hub as hubs
+from tests.support.lives import Life, Log, ended, fetched_again, fresh, safe
 from tests.support.sent_twice import MIB, sent
+from tests.support.world import content, tree
 
 pytestmark = [
     pytest.mark.command,
@@ -32,12 +32,7 @@ ROUNDS = [*range(5), *(pytest.param(seed, marks=pytest.mark.torture) for seed in
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hubs.TestHub]:
     """A hub on which a download takes about half a second."""
-    folder = tmp_path_factory.mktemp("hub")
-    for path, data in FILES.items():
-        file = folder / "root" / "acme" / "both" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    with hubs.hub_in_thread(folder / "root", folder / "requests.jsonl", rate=4e6) as running:
+    with hubs.hub_with({"acme/both": FILES}, tmp_path_factory.mktemp("hub"), rate=4e6) as running:
         yield running
 
 

@@ -13,7 +13,6 @@ import pytest
 from aiohttp import web
 
 from modelhaul.core.span import Span
-from tests.e2e.conftest import World, content, machine
 from tests.faults.cases import Case, Run, here, params
 from tests.faults.scripts import (
     changed,
@@ -26,6 +25,7 @@ from tests.faults.scripts import (
     squeezed,
 )
 from tests.faults.switchboard import Ask, PlainUrl, Wrong, first, only, plain
+from tests.support.world import World, content, machine
 
 # Uvloop would swallow what the other method raises in the middle of a run.
 pytestmark = pytest.mark.timeout(60, method="thread")
@@ -75,7 +75,7 @@ def unranged(**changes: str | None) -> Wrong:
     )
 
 
-async def in_chunks(ask: Ask) -> web.StreamResponse | None:
+async def all_in_chunks(ask: Ask) -> web.StreamResponse | None:
     """Chunked, without length, ranges or validator."""
     response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
     response.enable_chunked_encoding()
@@ -86,7 +86,7 @@ async def in_chunks(ask: Ask) -> web.StreamResponse | None:
     return response
 
 
-async def cut_chunks(ask: Ask) -> web.StreamResponse | None:
+async def all_in_cut_chunks(ask: Ask) -> web.StreamResponse | None:
     """The same, and it ends within a chunk."""
     ask.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     ask.raw(b"%x\r\n" % len(ask.data) + ask.data[: len(ask.data) // 2])
@@ -127,8 +127,8 @@ RIGHT = [
     Case("no ranges", unranged(), number=1),
     Case("no ranges and no validator", unranged(ETag=None), number=(1, 23)),
     Case("no ranges and a weak validator", unranged(ETag='W/"x"'), number=(1, 23)),
-    Case("no size, no ranges, chunked", in_chunks, number=17),
-    Case("chunked and cut, then whole", first(2, cut_chunks), number=(12, 17)),
+    Case("no size, no ranges, chunked", all_in_chunks, number=17),
+    Case("chunked and cut, then whole", first(2, all_in_cut_chunks), number=(12, 17)),
     Case("a date as the only validator", plain(dated), number=23),
     # Without a digest nothing but these checks stands between a wrong range and the file.
     Case("a range begins too high", after_the_probe(moved(4096), 2), number=3),
@@ -168,7 +168,7 @@ def test_a_url_without_a_digest_gives_its_bytes(web_of_files: World, run: Run, c
 
 WITH_DIGEST = [
     Case("the end of the connection is the end of the file", until_the_end, number=11),
-    Case("no size, no ranges, chunked", in_chunks, number=17),
+    Case("no size, no ranges, chunked", all_in_chunks, number=17),
     Case("no validator, replaced once in the middle", only(2, plain(lambda ask: alien(ask, None)))),
 ]
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import modelhaul
 from modelhaul.core import journal as format_
-from modelhaul.core.journal import JournalUnreadable, Ledger
+from modelhaul.core.journal import Ledger
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.store.claim import JOURNAL, PART, part_name
 from modelhaul.store.journalfile import parse_journal
 from tests.powercut.cuts import Duties
 from tests.powercut.disk import MARK, Event
 from tests.powercut.record import FILES, MODEL, OLD
+from tests.support.promises import lost_progress
 
 DATA = FILES[MODEL]
 STEM = part_name(f"sha256:{hashlib.sha256(DATA).hexdigest()}", len(DATA))
@@ -36,7 +37,7 @@ def broken_promises(target: Path, duties: Duties, *, old: bool) -> list[str]:
         if _content(target / path) not in allowed:
             wrong.append(f"what stands under {path} is neither the file nor what was there before")
     if duties.started and _content(target / MODEL) != DATA:
-        wrong += _lost_progress(target / ".modelhaul", duties)
+        wrong += _unaccounted(target / ".modelhaul", duties)
     return wrong
 
 
@@ -44,24 +45,16 @@ def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
-def _lost_progress(state: Path, duties: Duties) -> list[str]:
+def _unaccounted(state: Path, duties: Duties) -> list[str]:
     """The file is not in its place: part and journal have to account for it."""
     part, journal = state / (STEM + PART), state / (STEM + JOURNAL)
-    if not part.exists() or not journal.exists():
-        return ["neither the file nor both part and journal are there"]
-    try:
-        header, slots, _ = parse_journal(journal.read_bytes())
-    except JournalUnreadable as error:
-        return [f"the journal cannot be read: {error}"]
-    status = part.stat()
-    if (header.inode, header.size) != (status.st_ino, status.st_size):
-        return ["the journal is of another part"]
-    ledger = format_.replay(slots)
-    wrong = _false_records(part.read_bytes(), ledger)
-    for span in duties.synced:
-        lost = ledger.durable.gaps(span)
-        if lost:
-            wrong.append(f"{lost} had been made durable and do not count any more")
+    inode = part.stat().st_ino if part.exists() else 0
+    content = _content(part)
+    wrong = list(lost_progress(content, _content(journal), inode=inode, vouched=duties.synced))
+    if content is not None and not wrong:
+        # Here every byte that was ever recorded is the right one.
+        _, slots, _ = parse_journal(journal.read_bytes())
+        wrong = _false_records(content, format_.replay(slots))
     return wrong
 
 

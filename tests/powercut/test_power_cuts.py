@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.powercut.mistakes import MISTAKES
+from tests.support.mistakes import MISTAKES
 
 pytestmark = [pytest.mark.command, pytest.mark.root]
 

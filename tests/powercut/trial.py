@@ -19,9 +19,9 @@ from pathlib import Path
 from tests.powercut.check import broken_promises, forgotten_runs, resume
 from tests.powercut.cuts import choose_cuts, replay
 from tests.powercut.disk import FLUSH, MARK, WRITE
-from tests.powercut.mistakes import MISTAKES
 from tests.powercut.record import FILES, TARGET, Kind, Recording, mounted, record, run, write_disk
-from tests.support.hub import hub_in_thread
+from tests.support.hub import hub_with
+from tests.support.mistakes import MISTAKES
 
 
 @dataclass(slots=True)
@@ -109,12 +109,7 @@ def main() -> None:
     plan = Plan(asked.seed, asked.random, asked.all_kinds, asked.resume, asked.first)
     folder: Path = asked.folder
     run("mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(folder))
-    root = folder / "hub"
-    for path, data in FILES.items():
-        file = root / "acme" / "tiny" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    with hub_in_thread(root, folder / "requests.jsonl") as hub:
+    with hub_with({"acme/tiny": FILES}, folder) as hub:
         recording = record(folder, hub.url, kind)
         verdict = asyncio.run(examine(recording, folder, hub.url, kind, plan))
     sys.stdout.write(json.dumps(asdict(verdict)) + "\n")

@@ -28,7 +28,7 @@ from modelhaul.engine import large, pieces
 from modelhaul.events import Event, FileDone
 from modelhaul.store.claim import Claim, Wanted
 from modelhaul.store.journalfile import JournalFile, parse_journal
-from tests.powercut.mistakes import MISTAKES
+from tests.support.mistakes import MISTAKES
 
 #: Bytes/s of the download, and seconds between barriers: several of them in a second and a half.
 RATE = 3 << 20

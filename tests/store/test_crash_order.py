@@ -13,7 +13,7 @@ import pytest
 
 from modelhaul.store.claim import part_name
 from tests.store.helpers import trace
-from tests.support.hub import hub_in_thread
+from tests.support.hub import hub_with
 
 pytestmark = pytest.mark.command
 
@@ -44,12 +44,7 @@ asyncio.run(main(Path(sys.argv[1])))
 def steps(tmp_path_factory: pytest.TempPathFactory, needs_strace: None) -> list[str]:
     """What a download does to its files, in order."""
     folder = tmp_path_factory.mktemp("order")
-    root = folder / "hub"
-    for path, data in {"model.bin": MODEL, **SMALL}.items():
-        file = root / "acme" / "tiny" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    with hub_in_thread(root, folder / "requests.jsonl") as hub:
+    with hub_with({"acme/tiny": {"model.bin": MODEL, **SMALL}}, folder) as hub:
         traced = trace(DOWNLOAD.format(hub=hub.url), folder / "target", calls=CALLS)
     assert traced.exit_code == 0
     assert (folder / "target" / "model.bin").read_bytes() == MODEL

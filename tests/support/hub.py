@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -130,6 +130,27 @@ def hub_in_thread(root: Path, log: Path, **options: Any) -> Iterator[TestHub]:
         if stop:
             stop[0]()
         thread.join(10)
+
+
+def put(root: Path, repo: str, files: Mapping[str, bytes]) -> Path:
+    """Put a repository, owner/name, below the root of a hub; returns its folder."""
+    folder = root / repo
+    for path, data in files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return folder
+
+
+@contextmanager
+def hub_with(
+    repositories: Mapping[str, Mapping[str, bytes]], folder: Path, **options: Any
+) -> Iterator[TestHub]:
+    """Serve repositories, by owner/name, out of `folder`; see `hub_in_thread`."""
+    for repo, files in repositories.items():
+        put(folder / "root", repo, files)
+    with hub_in_thread(folder / "root", folder / "requests.jsonl", **options) as hub:
+        yield hub
 
 
 def _watched(app: web.Application, hub: TestHub, server: str) -> web.Application:

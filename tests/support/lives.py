@@ -15,10 +15,10 @@ from typing import Any
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.server.body import read_log
 from modelhaul.store.claim import read_runs
-from tests.e2e.conftest import World
 from tests.support import hub as hubs
 from tests.support.lethal import How, live
 from tests.support.sent_twice import Entry, Kill, before_kill, connections
+from tests.support.world import World
 
 #: What the command loads only when it needs it.
 LOADED_LATER = [
