@@ -123,21 +123,21 @@ MUTATIONS = [
     Mutation(
         "a large file has its digest",
         "engine/large.py",
-        "if expected is None or self._hasher.hexdigest() == expected:",
+        "if self._hasher.digests().admits(self.order.file):",
         "if True:",
         f"{STORE}{REFUSED}[another version for ever]",
     ),
     Mutation(
         "a small file has its digest",
         "engine/whole.py",
-        "if file.sha256 is not None and digest != file.sha256:",
+        "if not digests.admits(file):",
         "if False:",
         f"{STORE}test_a_small_file_ends_in_a_clear_error[one byte is flipped for ever]",
     ),
     Mutation(
         "the end of a connection is no end of a file",
         "engine/whole.py",
-        "if not answer.framed and self._file.order.file.sha256 is None:",
+        "if not answer.framed and self._file.order.file.content is None:",
         "if False:",
         f"{URL}test_a_url_that_cannot_be_trusted_is_refused[no length, the end is the end]",
     ),
@@ -183,6 +183,43 @@ MUTATIONS = [
         "",
         "tests/engine/test_large_files.py"
         "::test_something_that_appeared_at_the_final_name_is_not_overwritten",
+    ),
+    Mutation(
+        "a git name judges",
+        "core/digests.py",
+        "return None if found is None or stated is None else found == stated",
+        "return True if file.named_by_git else found == stated",
+        "tests/faults/test_repair.py::test_a_git_name_tells_whose_bytes_are_wrong",
+    ),
+    Mutation(
+        "an answer of another version is no fault where a git name judges",
+        "engine/failures.py",
+        "asking.task.order.file.content is not None",
+        "asking.task.order.file.sha256 is not None",
+        "tests/faults/test_repair.py::test_one_version_is_insisted_on_whichever_digest_judges[blob]",
+    ),
+    Mutation(
+        "books are not written through links",
+        "store/layout_huggingface.py",
+        "        osfile.check_parents(root, relative)\n",
+        "",
+        "tests/store/test_huggingface_layout.py"
+        "::test_a_linked_folder_of_the_cache_gets_no_books[refs]",
+    ),
+    Mutation(
+        "a name leads to its blob",
+        "usecases/verify.py",
+        '    if finding == "right" and unnamed is not None:\n',
+        "    if False:\n",
+        "tests/test_verify_huggingface.py"
+        "::test_a_name_that_does_not_lead_to_its_blob_is_found_and_put_right",
+    ),
+    Mutation(
+        "what was disproven is remembered",
+        "store/presence.py",
+        "    if settled and stamp == began:\n",
+        "    if right and settled and stamp == began:\n",
+        "tests/store/test_presence.py::test_other_bytes_are_not_what_git_calls_by_that_name",
     ),
 ]
 

@@ -142,7 +142,8 @@ class FileCheck:
         final: where it stands, or should stand.
         finding: `right`: its bytes have the stated digest; `unproven`: the hub states none, and
             the size is right; `wrong`: other bytes, or nothing that can be read, stand there;
-            `missing`; `repaired`: it was wrong or missing and is right now.
+            `missing` (in Hugging Face's cache both may be true of the name in the snapshot alone);
+            `repaired`: it was wrong or missing and is right now.
         size: bytes that the hub states; None if it does not.
         sha256: digest that the hub states in hex; None if it does not.
         git_sha1: the name of the content as a git blob, likewise. It judges where no SHA-256 does.

@@ -5,19 +5,33 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
+from modelhaul.cli.download import download
 from modelhaul.cli.main import main
 from modelhaul.cli.options import changed_settings, choose_view
 from modelhaul.cli.output import JsonView, PlainView, View
 from modelhaul.cli.progress import TerminalView
+from modelhaul.cli.verify import verify
 from modelhaul.errors import UsageError
 from modelhaul.settings import Settings
 from modelhaul.version import __version__
 
 #: A folder that is there and holds no repository.
 HERE = str(Path(__file__).parent)
+
+
+def test_a_repository_is_named_alike_for_every_verb() -> None:
+    """What `download` takes to say which files of which repository, `verify` takes too."""
+    one, other = (get_type_hints(verb, include_extras=True) for verb in (download, verify))
+
+    own = {"repo", "local_dir", "max_workers", "dry_run", "force"}
+    assert {name: other.get(name) for name in one.keys() - own} == {
+        name: one[name] for name in one.keys() - own
+    }
+    assert "hub" in one
 
 
 def test_without_options_the_environment_decides() -> None:

@@ -135,7 +135,7 @@ PRINTED = ("wrong bytes", "half of it", "no HTTP", "another scheme")
 )
 def test_no_secret_is_printed_or_written_anywhere(private: World, fast: str) -> None:
     """Both streams, JSON events, journals, parts, the memory of proven files: all of them."""
-    private.extra.update(MODELHAUL_FAST=fast, MODELHAUL_PATIENCE="1", PYTHONASYNCIODEBUG="1")
+    private.extra.update(MODELHAUL_FAST=fast, MODELHAUL_PATIENCE="3", PYTHONASYNCIODEBUG="1")
     token = {"MODELSCOPE_API_TOKEN": TOKEN}
     url = f"{private.hub.url}/models/acme/one/resolve/master/{NAME}"
     with_password = url.replace("http://", f"http://me:{PASSWORD}@")

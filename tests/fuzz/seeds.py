@@ -18,6 +18,7 @@ from modelhaul.store.marker import Marker
 from tests.fuzz.targets import NONCE, SMALL, STAMP, WHERE
 
 SHA = "0123456789abcdef" * 4
+LINK = b'<https://hub.test/api/models/o/n/tree/x?cursor=a%3D&limit=2>; rel="next"'
 COMMIT = SHA[:40]
 HEADER = Header("sha256:" + SHA, SMALL, 77, NONCE, "acme/tiny: model.bin")
 RECORDS: list[Record] = [
@@ -39,6 +40,9 @@ def seeds() -> dict[str, list[bytes]]:
             bytes.fromhex("010700100100 010010200200 030002000000 0200080c0000 0100080c0300")
         ],
         "hub-answer": [b"\0" + json.dumps(answer).encode() for answer in _answers()],
+        "huggingface-answer": [
+            b"\0" + LINK + b"\0" + json.dumps(answer).encode() for answer in _hf_answers()
+        ],
         "gzip-answer": [gzip.compress(b'{"Code": 200}', mtime=0), gzip.compress(bytes(9999))],
         "headers": [
             b'\x0eContent-Range: bytes 100-199/1000\nETag: "v1"\nContent-Length: 100',
@@ -55,6 +59,7 @@ def seeds() -> dict[str, list[bytes]]:
             b"Sun, 06 Nov 1994 08:49:37 GMT",
             b"Sunday, 06-Nov-94 08:49:37 GMT",
             b"Sun Nov  6 08:49:37 1994",
+            b'"api";r=0;t=55, "pages"; r=3; t=\x1d7',
             b"bytes=3-9",
             b"bytes=-5",
         ],
@@ -111,6 +116,21 @@ def _answers() -> list[object]:
         {"Code": 200, "Data": {"Commit": [{"Id": COMMIT}]}},
         {"Code": 200, "Data": {"RevisionMap": {"Branches": [{"Revision": "master"}], "Tags": []}}},
         {"Code": 10010205001, "Message": "no such model", "Success": False},
+    ]
+
+
+def _hf_answers() -> list[object]:
+    lfs = {"type": "file", "path": "sub/w.bin", "size": 7, "oid": COMMIT}
+    rows = [
+        {"type": "directory", "path": "sub", "size": 0, "oid": COMMIT},
+        {"type": "file", "path": "config.json", "size": 3, "oid": COMMIT},
+        {**lfs, "lfs": {"oid": SHA, "size": 7, "pointerSize": 127}},
+    ]
+    return [
+        rows,
+        {"sha": COMMIT, "gated": "auto", "disabled": False},
+        {"sha": COMMIT, "branches": [{"name": "main", "ref": "refs/heads/main"}], "tags": []},
+        {"error": [{"message": "no such model"}]},
     ]
 
 

@@ -26,7 +26,7 @@ from modelhaul.core.select import matcher
 from modelhaul.core.span import Span
 from modelhaul.engine.locations import expiry
 from modelhaul.errors import HaulError, ProtocolError, UsageError
-from modelhaul.hubs import modelscope, url
+from modelhaul.hubs import huggingface, modelscope, url
 from modelhaul.net import rules
 from modelhaul.net.connection import Connection, Stale
 from modelhaul.net.small import decoded
@@ -140,6 +140,36 @@ def hub_answer(data: bytes) -> None:
     _judge_names([file.path for file in files[:100]])
 
 
+def huggingface_answer(data: bytes) -> None:
+    """The same for the other hub: a status, a `Link` header, and whatever stands behind it."""
+    status = (200, 404, 403, 500)[data[0] % 4] if data else 200
+    link, _, body = data[1:].partition(b"\0")
+    answer = Response(status=status, headers={"link": text_of(link)}, body=body)
+    refused = huggingface.parse_refusal(answer) is not None
+    assert refused or status not in (403, 404)
+    files, commit = list[RemoteFile](), None
+    for parse in (huggingface.parse_tree, huggingface.parse_description):
+        try:
+            found = parse(URL, huggingface.parse_body(URL, answer))
+            huggingface.parse_next(URL, answer.headers["link"])
+        except HaulError as error:
+            _can_be_shown(error, data)
+            continue
+        if isinstance(found, list):
+            files = found
+        else:
+            commit = found.commit
+    if status == 200 and (files or commit):
+        names_found = huggingface.parse_refs(huggingface.parse_body(URL, answer))
+        assert all(name.isprintable() for name in names_found)
+    assert commit is None or len(commit) == 40
+    assert all(file.size is not None and 0 <= file.size <= 1 << 60 for file in files)
+    assert all(file.sha256 is None or len(file.sha256) == 64 for file in files)
+    assert all(file.git_sha1 is None or len(file.git_sha1) == 40 for file in files)
+    assert not any(file.sha256 and file.git_sha1 for file in files)
+    _judge_names([file.path for file in files[:100]])
+
+
 def gzip_answer(data: bytes) -> None:
     """A compressed answer is bytes within the limit or our error."""
     limit = 4096
@@ -190,6 +220,8 @@ def header_values(data: bytes) -> None:
         assert text.isascii()
     wait = rules.parse_retry_after(text, NOW)
     assert wait is None or 0 <= wait <= 1e9
+    allowance = rules.parse_rate_limit(text)
+    assert allowance is None or 0 <= allowance <= 1e9
     rules.http_date(text)
     tag = rules.strong_validator({"etag": text, "last-modified": text, "date": text})
     assert tag is None or (tag.isascii() and tag.isprintable())
@@ -286,7 +318,7 @@ def _address(text: str) -> None:
 
 _VARIABLES = (
     "MODELSCOPE_ENDPOINT", "MODELSCOPE_API_TOKEN", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE",
-    "MODELHAUL_CONNECTIONS", "MODELHAUL_PATIENCE",
+    "MODELHAUL_CONNECTIONS", "MODELHAUL_PATIENCE", "HF_ENDPOINT", "HF_TOKEN",
 )  # fmt: skip
 
 
@@ -294,7 +326,8 @@ def environment(data: bytes) -> None:
     """Any variables are settings or a refusal that can be read."""
     values = text_of(data).replace("SECRET", "").split("\0")
     found = dict(zip(_VARIABLES, values, strict=False))
-    found["MODELSCOPE_API_TOKEN"] = "SECRET" + found.get("MODELSCOPE_API_TOKEN", "")
+    for name in ("MODELSCOPE_API_TOKEN", "HF_TOKEN"):
+        found[name] = "SECRET" + found.get(name, "")
     try:
         settings = Settings.from_environment(found)
         settings.proxy_for("https://hub.test/o/n")
@@ -404,6 +437,7 @@ def index(data: bytes) -> None:
         return
     assert isinstance(known, Known)
     assert known.sha256 is None or len(known.sha256) == 64
+    assert known.git_sha1 is None or len(known.git_sha1) == 40
     assert known.validator is None or isinstance(known.validator, str)
 
 
@@ -412,6 +446,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "journal-header": journal_header,
     "journal-records": journal_records,
     "hub-answer": hub_answer,
+    "huggingface-answer": huggingface_answer,
     "gzip-answer": gzip_answer,
     "headers": headers,
     "header-values": header_values,

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from modelhaul.core.repo import RepoRef
-from modelhaul.store.pickles import MOST_BYTES
 from modelhaul.store.whose import Holding, holding
 
 COMMIT = "1" * 40
@@ -95,5 +94,12 @@ def test_a_book_of_absurd_size_says_nothing(tmp_path: Path) -> None:
     (tmp_path / ".mv").write_text("Revision:v1")
     os.truncate(tmp_path / ".mv", 1 << 40)
 
-    assert MOST_BYTES < 1 << 40
+    assert holding(tmp_path, None) is None
+
+
+@pytest.mark.parametrize("name", [".mdl", ".mv", ".msc"])
+def test_a_pipe_at_the_name_of_a_book_blocks_nobody(tmp_path: Path, name: str) -> None:
+    """Whoever may write there could put one: it is no book."""
+    os.mkfifo(tmp_path / name)
+
     assert holding(tmp_path, None) is None

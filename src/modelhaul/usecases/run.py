@@ -172,11 +172,6 @@ class Prepared:
     memory: _Memory
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
-    def holder_of(self, shared: FilePlan) -> FilePlan:
-        """The plan of the file in whose place a shared one stands."""
-        path = self.shared[shared.file.path]
-        return next(plan for plan in self.plan if plan.file.path == path)
-
 
 async def prepare(resources: Resources, job: Job, emit: Emitter) -> Prepared:
     """Compare what is wanted with what is there. Changes nothing on disk but memory.

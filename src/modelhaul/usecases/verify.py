@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelhaul.core.plan import Action, FilePlan, Found, Plan
+from modelhaul.core.repo import RemoteFile
 from modelhaul.core.units import size_text
 from modelhaul.errors import HaulError, Occupied, UsageError
 from modelhaul.events import FileChecked, Verified
@@ -59,9 +60,14 @@ async def verify(
     # By force: no memory counts, and a repair may replace what stands there.
     job = await resolve(resources, replace(wish, force=True), emit)
     seen = await compare(resources, job, emit, patient=True)
-    safe = [plan.file.path for plan in seen.plan if not plan.unsafe]
+    plans = {plan.file.path: plan for plan in seen.plan}
+    safe = [path for path, plan in plans.items() if not plan.unsafe]
     unnamed = await resources.threads.write(_unnamed, job.layout, safe)
-    checks = [_check(seen, plan, unnamed) for plan in seen.plan]
+    checks = [
+        # What stands in the place of another file is what that one is.
+        _check(seen, plan.file, plans[seen.shared.get(path, path)], unnamed.get(path))
+        for path, plan in plans.items()
+    ]
     for check in checks:
         emit(FileChecked(path=check.path, finding=check.finding, reason=check.reason))
     fetched = 0
@@ -135,9 +141,20 @@ def _unnamed(layout: Layout, paths: Iterable[str]) -> dict[str, tuple[Finding, s
     return found
 
 
-def _check(seen: Prepared, plan: FilePlan, unnamed: Mapping[str, tuple[Finding, str]]) -> FileCheck:
-    finding, reason = _finding(seen, plan, unnamed)
-    file = plan.file
+def _check(
+    seen: Prepared, file: RemoteFile, plan: FilePlan, unnamed: tuple[Finding, str] | None
+) -> FileCheck:
+    """What is found of a file.
+
+    Args:
+        seen: the tree.
+        file: as the hub describes it.
+        plan: of the file in whose place it stands, as a rule its own.
+        unnamed: why its name is no good, though its bytes may be.
+    """
+    finding, reason = _finding(seen, plan)
+    if finding == "right" and unnamed is not None:
+        finding, reason = unnamed
     # An unsafe name has no place here, and nobody may ask the file system about it.
     final = "" if plan.unsafe else str(seen.job.layout.final(file.path))
     return FileCheck(
@@ -151,20 +168,13 @@ def _check(seen: Prepared, plan: FilePlan, unnamed: Mapping[str, tuple[Finding, 
     )
 
 
-def _finding(
-    seen: Prepared, plan: FilePlan, unnamed: Mapping[str, tuple[Finding, str]]
-) -> tuple[Finding, str]:
+def _finding(seen: Prepared, plan: FilePlan) -> tuple[Finding, str]:
     file = plan.file
     if plan.unsafe:
         return "missing", f"its name must not be written: {plan.reason}"
-    if file.path not in seen.sights:
-        # It stands in the place of another one, and has its content.
-        plan = seen.holder_of(plan)
-        if plan.unsafe:
-            return "missing", f"it has the content of {plan.file.path}, which must not be written"
-    sight = seen.sights[plan.file.path]
+    sight = seen.sights[file.path]
     if plan.action is Action.KEEP:
-        return unnamed.get(file.path, ("right", ""))
+        return "right", ""
     if sight.found is Found.NOTHING:
         begun = plan.action is Action.FETCH and plan.reuse
         return (
@@ -173,8 +183,8 @@ def _finding(
         )
     if sight.found in (Found.FOLDER, Found.OTHER):
         return "wrong", f"{sight.found.value} stands there"
-    if plan.file.path in seen.unreadable:
-        return "wrong", seen.unreadable[plan.file.path]
+    if file.path in seen.unreadable:
+        return "wrong", seen.unreadable[file.path]
     if sight.found is Found.LINK:
         return "wrong", "a symbolic link to something else stands there"
     size = None if sight.stamp is None else sight.stamp.size
