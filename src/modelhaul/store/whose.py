@@ -18,8 +18,8 @@ from modelhaul.store.pickles import MOST_BYTES, load_restricted
 
 _KINDS: dict[str, Kind] = {"models": "model", "datasets": "dataset"}
 _HF_KINDS: dict[str, Kind] = {**_KINDS, "spaces": "space"}
-#: `.mv` is one line; nothing that is longer is read.
-_MOST_LINE = 1 << 12
+#: Bytes of `.mv` that are read: it is a line.
+_MOST_MV = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _by_book(root: Path) -> tuple[Kind, str, str | None] | None:
 def _revision(root: Path) -> str | None:
     """By `.mv`: `Revision:master,CreatedAt:1700000000`."""
     try:
-        text = osfile.read_small(root / ".mv", _MOST_LINE).decode(errors="replace")
+        text = osfile.read_small(root / ".mv", _MOST_MV).decode(errors="replace")
     except OSError:
         return None
     found = re.match(r"Revision:([^,\s]+)", text)
