@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from tests.support.disks import small_disk_at
 from tests.support.hub import Fault, hub_in_thread
 from tests.support.world import MODEL, World, content, last_line, tree
 
@@ -649,15 +650,9 @@ def test_a_hostile_saved_login_is_not_executed(world: World, tmp_path: Path) -> 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 12 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    mount = tmp_path / "small"
-    mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(mount)], check=True)
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
+    with small_disk_at(tmp_path / "small") as disk:
+        disk.mount("size=12m")
+        yield disk.point
 
 
 @pytest.mark.fault(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -18,50 +17,15 @@ from modelhaul.server.body import parse_range
 from tests.engine.harness import payload
 from tests.faults.onefile import DATA, DOUBT, MIB, NAME, SIZE, STOPS, recorded, without
 from tests.faults.runs import content_of
+from tests.support.disks import SmallDisk, mounted, small_disk_at
 from tests.support.world import World, machine, tree
-
-
-class SmallDisk:
-    """A file system in memory."""
-
-    def __init__(self, point: Path) -> None:
-        self.point = point
-
-    def mount(self, options: str) -> None:
-        """Mount it, or change its options."""
-        kind = "remount," if os.path.ismount(self.point) else ""
-        command = ["mount", "-t", "tmpfs", "-o", kind + options, "tmpfs", str(self.point)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"this root may not mount: {done.stderr.strip()}")
-
-    @property
-    def free(self) -> int:
-        """Bytes that may still be written."""
-        status = os.statvfs(self.point)
-        return status.f_bavail * status.f_frsize
-
-    def leave(self, room: int) -> None:
-        """Have a file of somebody else's that leaves `room` bytes free."""
-        other = self.point / "other"
-        other.unlink(missing_ok=True)
-        with other.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, self.free - room)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     """A small disk that nothing is mounted on yet."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
-    disk = SmallDisk(tmp_path / "small")
-    disk.point.mkdir()
-    try:
+    with small_disk_at(tmp_path / "small") as disk:
         yield disk
-    finally:
-        if os.path.ismount(disk.point):
-            # Lazily: the loop device of an image in it may take a moment to let go.
-            subprocess.run(["umount", "--lazy", str(disk.point)], check=True)
 
 
 @pytest.fixture
@@ -216,19 +180,6 @@ def test_permissions_are_those_of_the_umask(world: World) -> None:
         "m": "0o750", "m/sub": "0o750", f"m/{NAME}": "0o640",
         "m/sub/small.txt": "0o640", "m/sub/copy.bin": "0o640",
     }  # fmt: skip
-
-
-@contextlib.contextmanager
-def mounted(image: Path, point: Path) -> Iterator[None]:
-    """An image of a file system, mounted while the block runs."""
-    command = ["mount", "-o", "loop,errors=continue", str(image), str(point)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"this root may not mount an image: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(point)], check=True)
 
 
 @pytest.mark.command

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,25 +10,21 @@ from pathlib import Path
 import pytest
 
 from tests.store.helpers import STRACE
+from tests.support import disks
 
 
 @pytest.fixture
 def mount() -> Iterator[Callable[..., None]]:
     """Mounts file systems until the test ends: `mount("tmpfs", folder, options="size=64k")`."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system needs root")
     mounted: list[Path] = []
 
     def act(kind: str, point: Path, *, options: str = "rw", device: Path | None = None) -> None:
-        command = ["mount", "-t", kind, "-o", options, str(device or kind), str(point)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"this root may not mount: {done.stderr.strip()}")
+        disks.mount("-t", kind, "-o", options, str(device or kind), str(point))
         mounted.append(point)
 
     yield act
     for point in reversed(mounted):
-        subprocess.run(["umount", "--lazy", str(point)], check=True)
+        disks.unmount(point)
 
 
 @pytest.fixture
