@@ -147,6 +147,10 @@ def name_of(fd: int) -> str:
     return os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
 
 
+@pytest.mark.fault(
+    "the disk holds other bytes than the page cache",
+    "verify reads the disk",
+)
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="no such call on this system")
 def test_the_disk_is_read_and_not_the_memory_of_it(
     network: FakeNetwork, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -397,6 +401,9 @@ def test_a_repair_fetches_what_is_bad_and_nothing_else(
     assert verify(network, tmp_path).ok
 
 
+@pytest.mark.fault(
+    "a folder or a device stands in the way of a repair", "the other files are mended"
+)
 @pytest.mark.parametrize("stands", [folder, device])
 def test_a_repair_mends_the_others_where_something_is_in_the_way(
     network: FakeNetwork, tree: Path, tmp_path: Path, stands: Callable[[Path], None]

@@ -322,6 +322,7 @@ class Changing(FaultyDisk):
         return count
 
 
+@pytest.mark.fault("a disk changes bytes again and again", "the disk is blamed, and no source")
 def test_a_disk_that_keeps_changing_bytes_is_to_blame_and_no_source(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -249,6 +249,11 @@ def test_a_small_file_is_asked_of_the_other_source(target: Path, order: tuple[st
     assert len(network(rig).asked) == (2 if order[0] == B else 1)
 
 
+@pytest.mark.fault(
+    "one of two sources lies, the other refuses",
+    "an error of that file alone, each asked a few times at most",
+    number=(30, 36),
+)
 @pytest.mark.parametrize("size", [20_000, SIZE], ids=["small", "large"])
 @pytest.mark.parametrize("path", ["/w", "/"], ids=["of this file", "of everything"])
 def test_a_source_that_lies_beside_one_that_fails_ends_only_its_file(
