@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from errno import EACCES
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import anyio
 import pytest
@@ -18,10 +20,14 @@ from modelhaul.store.layout import ModelScopeCache
 from modelhaul.store.marker import Marker
 from tests.engine.harness import payload
 from tests.faults.faultydisk import Failing, FaultyDisk
+from tests.support.inline import InlineThreads
 from tests.support.network import Asked, FakeNetwork, Fault
 from tests.support.site import REF, REPO, client, site
 from tests.support.virtual import virtual
 from tests.support.watch import disk_calls
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 def download(
@@ -380,3 +386,41 @@ def test_what_is_in_a_folder_is_found_beside_what_is_not(tmp_path: Path) -> None
     found = {file.file.path: file.action.value for file in plan(network, tmp_path)}
 
     assert found == {"a/1": "fetch", "a/2": "keep", "a/b/3": "fetch", "c/4": "fetch", "5": "fetch"}
+
+
+class Dying(InlineThreads):
+    """Of a disk of which not even names can be looked at, from the `nth` call on."""
+
+    def __init__(self, nth: int) -> None:
+        super().__init__()
+        self.left = nth
+
+    async def write(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return await super().write(call, *args)
+
+
+@pytest.mark.fault("not even names can be looked at", "exit 9, no traceback", number=85)
+def test_a_disk_that_cannot_be_looked_at_is_an_error_of_ours(tmp_path: Path) -> None:
+    """Wherever it begins, and also where no call of our own says what it was doing."""
+    ended: list[int] = []
+    for nth in range(40):
+        folder, threads = tmp_path / str(nth), Dying(nth)
+
+        async def main(folder: Path = folder, threads: Dying = threads) -> Report:
+            network = site({"a": b"1", "b": payload(200_000)})
+            async with client(network, folder, threads=threads) as here:
+                try:
+                    return await here.download(REPO, local_dir=folder / "m")
+                finally:
+                    threads.left = 1000  # closing is not what this is about
+
+        try:
+            virtual(main)
+            break
+        except HaulError as error:
+            ended.append(error.exit_code)
+    assert 3 < len(ended) < 40
+    assert set(ended) == {9}

@@ -32,6 +32,7 @@ from modelhaul.net.transport import Transport
 from modelhaul.report import Report, VerifyReport
 from modelhaul.settings import SettingChanges, Settings
 from modelhaul.store.index import ProvenIndex
+from modelhaul.store.osfile import storage_errors
 from modelhaul.usecases.download import Wish, plan_download
 from modelhaul.usecases.download import download as _download
 from modelhaul.usecases.get import UrlWish
@@ -41,6 +42,10 @@ from modelhaul.usecases.verify import FolderWish
 from modelhaul.usecases.verify import verify as _verify
 
 StrPath = str | os.PathLike[str]
+
+
+#: What a disk has failed at if nobody nearer has said it: a mere look may fail anywhere.
+_LOOKING = "looking at the disk"
 
 
 class Client:
@@ -160,7 +165,8 @@ class Client:
             repo, hub, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint,
             token, sources, force,
         )  # fmt: skip
-        return await _download(self._resources, wish, Emitter(on_event))
+        with storage_errors(_LOOKING):
+            return await _download(self._resources, wish, Emitter(on_event))
 
     async def plan(
         self,
@@ -192,7 +198,8 @@ class Client:
             repo, hub, kind, revision, files, include, exclude, local_dir, cache_dir, endpoint,
             token, sources, force,
         )  # fmt: skip
-        return (await plan_download(self._resources, wish, Emitter(on_event))).plan
+        with storage_errors(_LOOKING):
+            return (await plan_download(self._resources, wish, Emitter(on_event))).plan
 
     async def verify(
         self,
@@ -256,7 +263,8 @@ class Client:
                 endpoint=endpoint,
                 token=token,
             )
-        return await _verify(self._resources, wish, Emitter(on_event), repair=repair)
+        with storage_errors(_LOOKING):
+            return await _verify(self._resources, wish, Emitter(on_event), repair=repair)
 
     async def get(
         self,
@@ -299,7 +307,8 @@ class Client:
             headers=dict(headers or {}),
             force=force,
         )
-        return await _get(self._resources, wish, Emitter(on_event))
+        with storage_errors(_LOOKING):
+            return await _get(self._resources, wish, Emitter(on_event))
 
 
 def _wish(
