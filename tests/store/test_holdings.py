@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from modelhaul.core.repo import RemoteFile
+from modelhaul.core.repo import RemoteFile, RepoRef
 from modelhaul.store.holdings import Held, Holdings
 from modelhaul.store.index import Entry, Known, ProvenIndex
 from modelhaul.store.osfile import Stamp
+from tests.support.watch import disk_calls
 
 DATA = b"weights" * 1000
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -148,3 +149,19 @@ def test_thousands_of_digests_are_found_at_once(tmp_path: Path, index: ProvenInd
     files = [RemoteFile(f"f{n}", 5, sha256=f"{n:064x}") for n in range(2500)]
 
     assert Holdings(index).find([*files, WANTED]) == {WANTED.content: Held(path, sure=True)}
+
+
+def test_where_nothing_is_held_the_disk_is_not_asked_for_every_file(
+    tmp_path: Path, index: ProvenIndex
+) -> None:
+    """A listing may have 100,000 files, and a new machine has no caches."""
+    files = [RemoteFile(f"d/f{n}", 5, sha256=f"{n:064x}") for n in range(1000)]
+    ref = RepoRef("modelscope", "model", "o", "n")
+
+    with disk_calls() as calls:
+        holdings = Holdings.around(
+            index, ref, modelscope=tmp_path / "ms", huggingface=tmp_path / "hf"
+        )
+        assert holdings.find(files) == {}
+
+    assert len(calls) < 100

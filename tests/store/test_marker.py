@@ -113,3 +113,12 @@ def test_a_marker_that_cannot_be_written_is_an_error(tiny_disk: Callable[..., Pa
 
     with pytest.raises(StorageError, match="writing"):
         Marker.of(disk, disk / "snapshot").set(label="l", commit=None, pending=None)
+
+
+def test_a_target_that_is_a_file_has_no_update_behind_it(tmp_path: Path) -> None:
+    """There is no place for a marker; that the target is no folder is said elsewhere."""
+    (tmp_path / "target").write_text("a file")
+
+    marker = Marker.of(tmp_path / "target" / ".modelhaul", tmp_path / "target")
+
+    assert marker.pending() == frozenset()

@@ -35,6 +35,11 @@ class CopyFile(Task):
         self._done = 0
         self._digests: Digests | None = None  # once it is copied
 
+    @property
+    def begun(self) -> bool:
+        """Whether any of it has been copied."""
+        return self._done > 0
+
     def progress(self) -> FileProgress:
         file = self.order.file
         return FileProgress(

@@ -122,7 +122,7 @@ class Engine:
         self._large: deque[LargeFile] = deque()
         self._whole: deque[WholeFile] = deque()
         self._copies: dict[str, list[CopyFile]] = {}  # by content, until they can begin
-        self._copying: list[CopyFile] = []
+        self._copying: dict[CopyFile, None] = {}  # that have their source; most may be waiting
         self._whole_left = 0
         self._unfinished = 0
         self._idle = False
@@ -266,11 +266,11 @@ class Engine:
                 self._group.start_soon(self._copy, copy, source)
 
     async def _copy(self, copy: CopyFile, source: Path) -> None:
-        self._copying.append(copy)
+        self._copying[copy] = None
         try:
             await copy.run(source)
         finally:
-            self._copying.remove(copy)
+            del self._copying[copy]
 
     def _discard_parts(self, tasks: list[Task]) -> None:
         for task in tasks:
@@ -584,7 +584,7 @@ class Engine:
     def _in_motion(self) -> Iterator[Task]:
         # One that has its result is counted already, even if its files are still being closed.
         yield from (file for file in self._moving.values() if file.result is None)
-        yield from (copy for copy in self._copying if copy.result is None)
+        yield from (copy for copy in self._copying if copy.begun and copy.result is None)
         for lease in self._scheduler.leases:
             if lease.job.whole:
                 yield self._tasks[lease.job.key]

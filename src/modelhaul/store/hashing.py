@@ -10,6 +10,7 @@ from pathlib import Path
 from modelhaul.core.digests import Digests
 from modelhaul.core.repo import RemoteFile
 from modelhaul.store import osfile
+from modelhaul.store.gitnames import blob_hash
 from modelhaul.store.osfile import Stamp, storage_errors
 from modelhaul.store.sink import PartFile
 
@@ -29,10 +30,7 @@ class ContentHash:
 
     def __init__(self, file: RemoteFile | None = None) -> None:
         self._sha256 = hashlib.sha256()
-        self._git = None
-        if file is not None and file.named_by_git:
-            # Git's own choice of hash, not ours: it is what the hub states.
-            self._git = hashlib.sha1(b"blob %d\0" % (file.size or 0), usedforsecurity=False)
+        self._git = blob_hash(file.size or 0) if file is not None and file.named_by_git else None
 
     def update(self, data: bytes | memoryview) -> None:
         """Hash what comes next."""

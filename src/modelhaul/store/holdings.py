@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,8 @@ class Holdings:
             new = snapshot_folder(modelscope, ref.kind, ref.owner, ref.name)
             oldest, hub = legacy_places(modelscope, ref)
             snapshots += [*_children(new / "snapshots"), *oldest, *hub]
+        # Most of these places do not exist, and each would be asked for every file.
+        snapshots = [folder for folder in snapshots if folder.is_dir()]
         return cls(index, blobs=blobs, snapshots=snapshots)
 
     def find(self, files: Iterable[RemoteFile]) -> dict[str, Held]:
@@ -78,17 +80,20 @@ class Holdings:
 
         A file without a digest, or without bytes, is not looked for.
         """
-        wanted = {file.content: file for file in files if file.content is not None and file.size}
-        remembered = self._index.find(map(_digest, wanted.values()))
+        wanted = {_digest(file): file for file in files if file.size}
+        wanted.pop("", None)  # without one
+        remembered, named = self._index.find(wanted), self._named()
         found: dict[str, Held] = {}
-        named: Mapping[str, Sequence[Path]] | None = None
-        for content, file in wanted.items():
-            held = self._remembered(file, remembered.get(_digest(file), ()))
-            if held is None:
-                named = self._named() if named is None else named
-                held = _first(file, named.get(_digest(file), ())) or self._beside(file)
-            if held is not None:
-                found[content] = held
+        if not (remembered or named or self._snapshots):
+            return found
+        for digest, file in wanted.items():
+            held = (
+                self._remembered(file, remembered.get(digest, ()))
+                or _first(file, named.get(digest, ()))
+                or self._beside(file)
+            )
+            if held is not None and file.content is not None:
+                found[file.content] = held
         return found
 
     def _remembered(self, file: RemoteFile, paths: Iterable[Path]) -> Held | None:
@@ -135,7 +140,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _digest(file: RemoteFile) -> str:
-    """What a store of blobs calls the content."""
+    """What a store of blobs calls the content; "" if nobody states it."""
     return (file.git_sha1 if file.named_by_git else file.sha256) or ""
 
 

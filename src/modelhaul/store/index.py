@@ -156,15 +156,17 @@ class ProvenIndex:
         Args:
             digests: SHA-256 or names as git blobs, in hex.
         """
-        wanted = json.dumps(list(digests))
+        wanted = list(digests)
 
         def search(database: sqlite3.Connection) -> list[tuple[str, bytes, int]]:
+            if database.execute("SELECT 1 FROM files LIMIT 1").fetchone() is None:
+                return []  # a listing may be long, and this memory new
             return database.execute(
                 "SELECT sha256, path, recorded_ns FROM files"
                 " WHERE sha256 IN (SELECT value FROM json_each(?1)) UNION ALL"
                 " SELECT git_sha1, path, recorded_ns FROM files"
                 " WHERE git_sha1 IN (SELECT value FROM json_each(?1)) ORDER BY recorded_ns DESC",
-                (wanted,),
+                (json.dumps(wanted),),
             ).fetchall()
 
         found: dict[str, list[Path]] = {}

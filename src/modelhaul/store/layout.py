@@ -49,8 +49,12 @@ class Layout(Protocol):
     @property
     def reserved(self) -> Collection[str]: ...
 
+    def place(self, path: str) -> str:
+        """Where the file of this repository path stands below `root`, with `/`."""
+        ...
+
     def final(self, path: str) -> Path:
-        """Where the file of this repository path stands."""
+        """The same as a path of this system. Costs more: a listing may have 100,000 files."""
         ...
 
     def is_named(self, path: str) -> bool:
@@ -90,6 +94,9 @@ class LocalFolder:
     def state(self) -> Path:
         return self.root / RESERVED_FOLDER
 
+    def place(self, path: str) -> str:
+        return path
+
     def final(self, path: str) -> Path:
         return self.root / path
 
@@ -127,6 +134,9 @@ class SingleFile:
     @property
     def state(self) -> Path:
         return self.root / RESERVED_FOLDER
+
+    def place(self, path: str) -> str:
+        return self.name
 
     def final(self, path: str) -> Path:
         return self.root / self.name
@@ -170,6 +180,9 @@ class ModelScopeCache:
     def state(self) -> Path:
         return _state_near(self.cache, self.root)
 
+    def place(self, path: str) -> str:
+        return path
+
     def final(self, path: str) -> Path:
         return self.root / path
 
@@ -208,6 +221,9 @@ class LegacyCache:
     @property
     def state(self) -> Path:
         return _state_near(self.cache, self.root)
+
+    def place(self, path: str) -> str:
+        return path
 
     def final(self, path: str) -> Path:
         return self.root / path

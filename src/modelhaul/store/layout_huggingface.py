@@ -97,6 +97,9 @@ class HuggingFaceCache:
         """Not at the top of the cache, where their scan takes everything for a repository."""
         return self.root / RESERVED_FOLDER
 
+    def place(self, path: str) -> str:
+        return self.places[path]
+
     def final(self, path: str) -> Path:
         return self.root / self.places[path]
 
@@ -193,6 +196,9 @@ class HuggingFaceFolder:
     @property
     def state(self) -> Path:
         return self.root / RESERVED_FOLDER
+
+    def place(self, path: str) -> str:
+        return path
 
     def final(self, path: str) -> Path:
         return self.root / path

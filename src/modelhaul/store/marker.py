@@ -46,7 +46,7 @@ class Marker:
         try:
             fields = json.loads(osfile.read_small(self.path, _MOST_BYTES))
             paths = fields["pending"]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return frozenset()
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None

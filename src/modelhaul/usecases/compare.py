@@ -153,10 +153,10 @@ async def _unsafe(resources: Resources, job: Job) -> dict[str, str]:
 
 def _shared(layout: Layout, files: Iterable[RemoteFile]) -> dict[str, str]:
     """Files that stand in the place of another one before them, and the path of that."""
-    first: dict[Path, str] = {}
+    first: dict[str, str] = {}
     shared = {}
     for file in files:
-        holder = first.setdefault(layout.final(file.path), file.path)
+        holder = first.setdefault(layout.place(file.path), file.path)
         if holder != file.path:
             shared[file.path] = holder
     return shared
@@ -175,15 +175,15 @@ async def _look(
     # By folder, since a new target has none of them and a listing may be long. Only that a folder
     # is missing is remembered, not what one holds: the file system may find a name by another
     # spelling than the one that it lists.
-    missing: dict[Path, bool] = {}
+    missing: dict[str, bool] = {}
 
     def look(some: Sequence[RemoteFile]) -> None:
         for file in some:
-            final = job.layout.final(file.path)
-            folder = final.parent
+            folder = job.layout.place(file.path).rpartition("/")[0]
             if missing.get(folder):
                 sights[file.path] = presence.NOTHING
                 continue
+            final = job.layout.final(file.path)
             try:
                 sight = presence.look(final, file, resources.index, trust=not job.force)
             except UnsafeName:
@@ -192,7 +192,7 @@ async def _look(
                 too_long[file.path] = "the name is too long for this file system"
                 continue
             if sight.found is Found.NOTHING and folder not in missing:
-                missing[folder] = presence.is_missing(folder)
+                missing[folder] = presence.is_missing(final.parent)
             if sight.verdict is False and not job.force and _was_published(job, file, sight):
                 sight = replace(sight, verdict=True)
             sights[file.path] = sight

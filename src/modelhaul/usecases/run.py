@@ -310,7 +310,7 @@ def _orders(prepared: Prepared, state: Path) -> list[Order]:
         placement = Placement(
             final=final,
             root=layout.root,
-            relative=final.relative_to(layout.root).as_posix(),
+            relative=layout.place(plan.file.path),
             state=state,
             replaces=prepared.sights[plan.file.path].stamp,
         )
