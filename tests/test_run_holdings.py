@@ -127,7 +127,7 @@ def test_a_plan_says_what_would_be_copied(tmp_path: Path) -> None:
         async with Client(settings(tmp_path), transport=web, threads=InlineThreads()) as client:
             plan = await client.plan(REPO, local_dir=tmp_path / "two")
         assert [file.action for file in plan] == [Action.COPY, Action.COPY]
-        assert (plan.fetch, plan.reuse) == (0, len(WEIGHTS) + len(CONFIG))
+        assert (plan.fetch, plan.reuse, plan.copy) == (0, 0, len(WEIGHTS) + len(CONFIG))
 
     virtual(main)
 

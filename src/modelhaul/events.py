@@ -87,7 +87,8 @@ class FileChecked:
 class Planned:
     """The plan is made. Sizes in bytes; `fetch` + `reuse` + `copy` is the size of all files.
 
-    `copy` is what two files have in common: fetched once, then copied on this machine.
+    `copy` is what is copied on this machine: from elsewhere on this disk, or because two files have
+    it in common.
     """
 
     files: int
@@ -181,11 +182,13 @@ class Progress:
 class Finished:
     """The run succeeded: `path` holds the result. Always the last event of a download.
 
-    `connections` is the most that were in use at one time; `by_git_name` files were proven by the
-    SHA-1 that git names them by, because the hub states no SHA-256 of them.
+    `connections` is the most that were in use at one time; `copied` of the `reused` bytes were
+    copied on this disk; `by_git_name` files were proven by the SHA-1 that git names them by,
+    because the hub states no SHA-256 of them.
     """
 
     path: str
+    files: int
     size: int
     fetched: int
     reused: int
@@ -193,6 +196,7 @@ class Finished:
     seconds: float
     verified: bool
     by_git_name: int = 0
+    copied: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

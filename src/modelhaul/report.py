@@ -21,7 +21,7 @@ class FileResult:
         path: path inside the repository, with `/`.
         final: where the file stands on this machine.
         how: `fetched` over the network, `kept` because it was there and proven, `copied` from
-            another file of the same run with the same digest, or `failed`.
+            elsewhere on this disk or from another file of the run, or `failed`.
         size: bytes.
         sha256: digest of the content in hex, proven or computed here; None if not known.
         verified: the digest was stated by the hub or the caller, and the bytes have it.
@@ -92,8 +92,13 @@ class Report:
 
     @property
     def reused(self) -> int:
-        """Bytes that lay on disk already."""
+        """Bytes that lay on disk already, wherever."""
         return sum(file.reused for file in self.files)
+
+    @property
+    def copied(self) -> int:
+        """Bytes of those that were copied from another place."""
+        return sum(file.reused for file in self.files if file.how == "copied")
 
     @property
     def verified(self) -> bool:

@@ -63,6 +63,7 @@ def every_event(name: str) -> list[events.Event]:
             seconds=2.0,
         ),
         events.Finished(
+            files=3,
             path=name,
             size=5_000_000,
             fetched=4_000_000,

@@ -225,13 +225,19 @@ def test_errors_are_printable_lines(capsys: pytest.CaptureFixture[str]) -> None:
             "https://h/x: 999 B",
         ),
         (events.Checking(files=2, size=1000), "checking 2 files that are here already (1.00 kB)"),
+        (events.Checking(files=1, size=1000), "checking 1 file that is here already (1.00 kB)"),
         (
             events.Planned(files=3, fetch=4_000, reuse=1_000),
             "to fetch: 4.00 kB; here already: 1.00 kB",
         ),
         (events.Planned(files=3, fetch=4_000, reuse=0), None),
+        (
+            events.Planned(files=3, fetch=0, reuse=1_000, copy=2_000),
+            "to fetch: 0 B; here already: 1.00 kB; to copy: 2.00 kB",
+        ),
         (events.FileStarted(path="a", size=5, present=0), None),
         (events.FileFailed(path="a", message="gone", hint="h"), "failed: a: gone"),
+        (events.FileFailed(path="a", message="a: gone", hint="h"), "failed: a: gone"),
         (events.Retrying(path="a", source="s", reason="r"), None),
         (
             events.SourceDropped(path="a", source="https://h", reason="404"),
@@ -288,6 +294,22 @@ def test_events_in_one_line(event: events.Event, line: str | None) -> None:
         (
             finished(fetched=0),
             "5.00 MB here already, nothing fetched; every file has its SHA-256",
+        ),
+        (
+            finished(fetched=0, reused=5_000_000, copied=5_000_000),
+            "5.00 MB copied, nothing fetched; every file has its SHA-256",
+        ),
+        (
+            finished(fetched=0, reused=5_000_000, copied=3_000_000),
+            "3.00 MB copied, 2.00 MB here already, nothing fetched; every file has its SHA-256",
+        ),
+        (
+            finished(fetched=400, copied=90, reused=100, files=1),
+            "400 B fetched in 2s (200 B/s), 90 B copied, 10 B reused; the file has its SHA-256",
+        ),
+        (
+            finished(files=1),
+            "4.00 MB fetched in 2s (2.00 MB/s), 1.00 MB reused; the file has its SHA-256",
         ),
         (
             finished(seconds=0.4),

@@ -32,6 +32,8 @@ GIT_A, GIT_B = "a" * 40, "b" * 40
         ("https://hf-mirror.example", HF, Mirror("https://hf-mirror.example")),
         (" http://127.0.0.1:8000/ ", MS, Mirror("http://127.0.0.1:8000")),
         ("https://host/models/qwen/", MS, Prefix("https://host/models/qwen")),
+        ("https://host/.", MS, Prefix("https://host")),
+        ("http://127.0.0.1:8000/./", MS, Prefix("http://127.0.0.1:8000")),
     ],
 )
 def test_a_source_is_a_repository_a_site_or_a_folder(text: str, ref: RepoRef, place: Place) -> None:
@@ -56,6 +58,22 @@ def test_anything_else_is_no_source(text: str) -> None:
     """A name without a hub would be the repository itself."""
     with pytest.raises(UsageError):
         parse_place(text, MS)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("Qwen/Qwen3-8B", "ms:Qwen/Qwen3-8B or hf:Qwen/Qwen3-8B"),
+        ("hf:", "hf:owner/name, https://site"),
+        ("host.example", "hf:owner/name, https://site"),
+    ],
+)
+def test_the_hint_says_what_a_source_looks_like(text: str, hint: str) -> None:
+    """Who forgot the hub gets both spellings of that name."""
+    with pytest.raises(UsageError) as caught:
+        parse_place(text, MS)
+
+    assert hint in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("text", ["https://u:secret@host/x", "https://host/x?token=secret"])

@@ -16,6 +16,7 @@ from modelhaul.core.repo import (
     Source,
     is_commit,
     is_revision,
+    names_of,
     parse_ref,
     sha256_or_none,
 )
@@ -310,3 +311,20 @@ def test_a_source_does_not_show_its_secrets() -> None:
 
     assert str(source) == "https://hub.example"
     assert "SECRET-2" not in repr(source)
+
+
+def test_sources_are_called_by_their_origin_unless_several_have_the_same() -> None:
+    """Else one that sends wrong bytes could not be told from its neighbour; no query is shown."""
+
+    def source(url: str, *, fallback: bool = False) -> Source:
+        return Source(url, origin_of(url), fallback=fallback)
+
+    one, other = source("https://a.test/x/w?k=1"), source("https://b.test/w")
+    near, spare = source("https://a.test/y/w"), source("https://a.test/z/w", fallback=True)
+
+    assert names_of([one, other, spare]) == ["https://a.test", "https://b.test", "https://a.test"]
+    assert names_of([one, near, other]) == [
+        "https://a.test/x/w",
+        "https://a.test/y/w",
+        "https://b.test",
+    ]

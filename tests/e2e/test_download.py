@@ -268,6 +268,20 @@ def test_files_of_the_user_are_refused_before_anything_is_fetched(world: World) 
     assert tree(folder) == MODEL
 
 
+@pytest.mark.parametrize("path", ["file", "file/m"])
+def test_a_target_that_cannot_be_a_folder_is_said_once(world: World, path: str) -> None:
+    """Not once per file, and before anything is fetched."""
+    (world.work / "file").write_text("mine")
+
+    done = world.run("download", "acme/tiny", "--local-dir", path)
+
+    assert done.returncode == 9
+    assert done.stderr.count("file is not a folder") == 1
+    assert "choose another folder" in last_line(done.stderr)
+    assert (world.work / "file").read_text() == "mine"
+    assert not world.hub.files_asked()
+
+
 def test_files_that_the_user_keeps_beside_ours_stay(world: World) -> None:
     """What the listing does not name is nobody's business."""
     folder = world.work / "m"

@@ -40,10 +40,20 @@ def test_a_stated_digest_is_checked(world: World) -> None:
     bad = world.run("get", url(world), "-o", "bad.bin", "--sha256", "0" * 64)
 
     assert good.returncode == 0, good.stderr
-    assert "every file has its SHA-256" in good.stderr
+    assert "the file has its SHA-256" in good.stderr
     assert bad.returncode == 8
     assert not (world.work / "bad.bin").exists()
     assert not (world.work / ".modelhaul").exists()
+
+
+def test_a_digest_of_another_file_is_said_once_and_leaves_nothing(world: World) -> None:
+    """The reason once, a hint about what the user gave, and no folder that was made for it."""
+    done = world.run("get", url(world), "-o", "new/w.bin", "--sha256", "0" * 64)
+
+    assert done.returncode == 8
+    assert done.stderr.count("should be 000") == 1
+    assert "is that the SHA-256 of this file?" in last_line(done.stderr)
+    assert list(world.work.iterdir()) == []
 
 
 def test_an_existing_folder_takes_the_file_under_the_urls_name(world: World) -> None:

@@ -93,6 +93,21 @@ def test_only_missing_files_end_with_3(world: World) -> None:
     assert left_out.returncode == 0, left_out.stderr
 
 
+@pytest.mark.parametrize("how", [[], ["--repair"]], ids=["check", "repair"])
+def test_a_place_that_is_no_folder_is_refused(world: World, how: list[str]) -> None:
+    """A slip in --local-dir is not a hundred missing files, and a repair does not make it."""
+    (world.work / "file").write_text("mine")
+
+    missing = world.run("verify", REPO, "--local-dir", "typo", *how)
+    file = world.run("verify", REPO, "--local-dir", "file", *how)
+
+    assert [missing.returncode, file.returncode] == [2, 2]
+    assert "typo is not a folder" in missing.stderr
+    assert f"modelhaul download {REPO} --local-dir typo" in last_line(missing.stderr)
+    assert "file is not a folder" in file.stderr
+    assert os.listdir(world.work) == ["file"]
+
+
 def test_json_tells_each_finding(world: World) -> None:
     """One object per file, counts, and the error as the last line."""
     world.run("download", REPO, "--local-dir", "m")

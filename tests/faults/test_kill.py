@@ -202,7 +202,7 @@ def test_a_kill_in_an_update_is_made_good(
     # by the person who says so.
     left = [path.name for path in state.iterdir()] if state.exists() else []
     assert all(".whole." in name for name in left)
-    assert ("unfinished parts of earlier runs" in again.errors) is bool(left)
+    assert ("unfinished part" in again.errors) is bool(left)
     assert Life(outdated, "clean").wait() == 0
     assert not state.exists()
 

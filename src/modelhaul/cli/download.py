@@ -32,7 +32,7 @@ from modelhaul.cli.options import (
 from modelhaul.cli.output import JsonView, View, print_lines, printable
 from modelhaul.cli.session import run
 from modelhaul.cli.spelling import is_like_repo
-from modelhaul.core.units import size_text
+from modelhaul.core.units import count_text, size_text
 from modelhaul.errors import UsageError
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _print_plan(plan: Plan) -> None:
         path = printable(file.file.path)
         lines.append(f"{file.action.value:6}  {size:>8}  {path}{reused}{reason}")
     lines.append(
-        f"{len(plan)} files, {size_text(plan.size)}:"
+        f"{count_text(len(plan), 'file')}, {size_text(plan.size)}:"
         f" {size_text(plan.fetch)} to fetch, {size_text(plan.reuse)} reused"
         + (f", {size_text(plan.copy)} copied" if plan.copy else "")
     )

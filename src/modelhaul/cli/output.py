@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from modelhaul import events
-from modelhaul.core.units import duration_text, size_text
+from modelhaul.core.units import count_text, duration_text, size_text
 from modelhaul.errors import HaulError, StorageError
 
 _PLAIN_EVERY = 5.0
@@ -36,6 +36,7 @@ class View:
 
     def __init__(self) -> None:
         self._path: str | None = None
+        self._alone = False  # the run is of one file
         self._lost: OSError | None = None
 
     def __enter__(self) -> View:
@@ -77,6 +78,17 @@ class View:
     def say(self, text: str) -> None:
         """Something worth telling unless told to be quiet."""
 
+    def tell(self, event: events.Event) -> None:
+        """Say an event in words, if it is worth it."""
+        if isinstance(event, events.Resolved):
+            self._alone = event.files == 1
+        # Why the only file failed is why the run did, and that is said at its end.
+        if self._alone and isinstance(event, events.FileFailed):
+            return
+        text = describe(event)
+        if text is not None:
+            self.say(text)
+
 
 class PlainView(View):
     """Lines on stderr, few enough for a log file."""
@@ -87,9 +99,7 @@ class PlainView(View):
         self._waiting = ""
 
     def __call__(self, event: events.Event) -> None:
-        text = describe(event)
-        if text is not None:
-            self.say(text)
+        self.tell(event)
         match event:
             case events.Progress(statistics=amounts):
                 now = time.monotonic()
@@ -175,16 +185,20 @@ def describe(event: events.Event) -> str | None:
     match event:
         case events.Resolved(name=name, files=files, size=size, commit=commit):
             pinned = f" at commit {commit[:12]}" if commit else ""
-            many = f"{files} files, " if files != 1 else ""
+            many = f"{count_text(files, 'file')}, " if files != 1 else ""
             return f"{name}{pinned}: {many}{size_text(size)}"
         case events.Checking(files=files, size=size):
-            return f"checking {files} files that are here already ({size_text(size)})"
+            are = "is" if files == 1 else "are"
+            what = f"{count_text(files, 'file')} that {are} here already"
+            return f"checking {what} ({size_text(size)})"
         case events.FileChecked(path=path, finding=finding, reason=reason) if finding != "right":
             return f"{finding}: {path}" + (f" ({reason})" if reason else "")
-        case events.Planned(fetch=fetch, reuse=reuse) if reuse:
-            return f"to fetch: {size_text(fetch)}; here already: {size_text(reuse)}"
+        case events.Planned(fetch=fetch, reuse=reuse, copy=copy) if reuse or copy:
+            here = f"; here already: {size_text(reuse)}" if reuse else ""
+            to_copy = f"; to copy: {size_text(copy)}" if copy else ""
+            return f"to fetch: {size_text(fetch)}{here}{to_copy}"
         case events.FileFailed(path=path, message=message):
-            return f"failed: {path}: {message}"
+            return f"failed: {path}: {message.removeprefix(f'{path}: ')}"
         case events.SourceDropped(path=path, source=source, reason=reason):
             return f"{source} is not used any more for {path}: {reason}"
         case events.Repairing(path=path, size=size, reason=reason):
@@ -202,20 +216,31 @@ def summary(event: events.Finished) -> str:
     """The last line about a run."""
     # Of less than a tenth of a second, which is shown as one, a rate would look wrong.
     speed = f" ({size_text(event.fetched / event.seconds)}/s)" if event.seconds >= 0.1 else ""
-    proof = "every file has its SHA-256" if event.verified else "no SHA-256 was stated to check"
+    proof = (
+        f"{_which(event.files)} has its SHA-256"
+        if event.verified
+        else "no SHA-256 was stated to check"
+    )
     if event.verified and event.by_git_name:
         proof += " or git name"
+    here = event.reused - event.copied
+    amounts = [f"{size_text(event.copied)} copied"] if event.copied else []
     if not event.fetched:
-        return f"{size_text(event.size)} here already, nothing fetched; {proof}"
-    return (
-        f"{size_text(event.fetched)} fetched in {duration_text(event.seconds)}{speed},"
-        f" {size_text(event.reused)} reused; {proof}"
-    )
+        if here or not event.copied:
+            amounts.append(f"{size_text(event.size - event.copied)} here already")
+        return f"{', '.join(amounts)}, nothing fetched; {proof}"
+    took = f"{size_text(event.fetched)} fetched in {duration_text(event.seconds)}{speed}"
+    return f"{', '.join([took, *amounts, f'{size_text(here)} reused'])}; {proof}"
+
+
+def _which(files: int) -> str:
+    return "the file" if files == 1 else "every file"
 
 
 def verdict(event: events.Verified) -> str:
     """The last line about a check."""
-    parts = [f"{event.files} files, {size_text(event.size)}, in {duration_text(event.seconds)}"]
+    files = count_text(event.files, "file")
+    parts = [f"{files}, {size_text(event.size)}, in {duration_text(event.seconds)}"]
     for count, finding in (
         (event.wrong, "wrong"),
         (event.missing, "missing"),
@@ -225,7 +250,8 @@ def verdict(event: events.Verified) -> str:
         if count:
             parts.append(f"{count} {finding}")
     if not event.wrong and not event.missing:
-        proof = "every file has its SHA-256" + (" or git name" if event.by_git_name else "")
+        proof = f"{_which(event.files)} has its SHA-256"
+        proof += " or git name" if event.by_git_name else ""
         parts.append(proof if not event.unproven else "the others have theirs")
     return "; ".join(parts)
 

@@ -72,7 +72,9 @@ def clean(folder: Folder = None) -> None:
                 with storage_errors(f"removing {path}"):
                     remove_quietly(path)
             freed += work.stored
-            write_line(sys.stderr, f"removed: {printable(work.label)} ({size_text(work.stored)})")
+            # More than `parts` says has arrived: bytes that no record counts, and the journal.
+            stored = f"{size_text(work.stored)} on disk"
+            write_line(sys.stderr, f"removed: {printable(work.label)} ({stored})")
         for state in states:
             if state.is_dir() and not any(state.iterdir()):
                 with storage_errors(f"removing {state}"):

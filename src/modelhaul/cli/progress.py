@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelhaul import events
-from modelhaul.cli.output import View, describe, printable, rate_is_known
+from modelhaul.cli.output import View, printable, rate_is_known
 from modelhaul.core.units import duration_text, size_text
 
 #: Below this width a file's amounts go, below the next its rate and its proof, too.
@@ -72,9 +72,7 @@ class TerminalView(View):
                 self._checking = True
             case events.Planned():
                 self._checking = False
-        text = describe(event)
-        if text is not None:
-            self.say(text)
+        self.tell(event)
 
     def say(self, text: str) -> None:
         style = "bold" if text.startswith(("failed", "repairing")) else ""

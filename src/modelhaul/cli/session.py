@@ -20,7 +20,7 @@ def run(
     main: Callable[[], Awaitable[int]],
     view: View,
     *,
-    stopping: str = "stopping; what arrived is kept",
+    stopping: str = "stopping; what arrived is kept, the same command goes on where it stopped",
     uvloop: bool = True,
 ) -> int:
     """Run a command to its end; returns the exit code.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 from modelhaul.core.origin import origin_of
-from modelhaul.core.repo import RemoteFile, RepoRef, parse_ref
+from modelhaul.core.repo import RemoteFile, RepoRef, is_repo, parse_ref
 from modelhaul.errors import UsageError
 
 #: What a URL may have as it is; a space is what people paste.
@@ -58,7 +58,7 @@ def parse_place(text: str, ref: RepoRef) -> Place:
 
     Args:
         text: `auto`; `ms:owner/name` or `hf:owner/name`, perhaps with `@revision`; the address of
-            a site; or the URL of a folder.
+            a site, which has no path; or the URL of a folder (`https://host/.` at the root).
         ref: what is downloaded.
 
     Raises:
@@ -77,14 +77,19 @@ def parse_place(text: str, ref: RepoRef) -> Place:
                 f"not a source: {origin_of(text)} with a user, a query or a fragment",
                 hint="give the address of a site, or the URL of a folder",
             )
+        if parts.path.rstrip("/") == "/.":
+            # A site has no path; a dot is how to name the folder at its root.
+            return Prefix(quote(text.rstrip("/")[: -len("/.")], safe=_AS_TYPED))
         url = quote(text.rstrip("/"), safe=_AS_TYPED)
         return Prefix(url) if parts.path.strip("/") else Mirror(url)
-    if text.startswith(("ms:", "hf:")):
-        name, at, revision = text.partition("@")
+    name, at, revision = text.partition("@")
+    if is_repo(name) and name.startswith(("ms:", "hf:")):
         return OtherRepo(parse_ref(name, kind=ref.kind, revision=revision if at else None))
     raise UsageError(
         f"not a source: {text!r}",
-        hint="give ms:owner/name, hf:owner/name, https://site, https://site/folder or auto",
+        hint=f"which hub: ms:{text} or hf:{text}?"
+        if is_repo(name)
+        else "give ms:owner/name, hf:owner/name, https://site, https://site/folder or auto",
     )
 
 

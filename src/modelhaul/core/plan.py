@@ -6,7 +6,7 @@ The plan is the dry run: printing it costs nothing more than making it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from modelhaul.core.repo import RemoteFile
@@ -64,7 +64,8 @@ class FilePlan:
     Attributes:
         file: as the hub describes it.
         action: what will be done.
-        reuse: bytes that are on this disk already and need not be fetched.
+        reuse: bytes that are in its place or its part already. None of a copy: all of it comes from
+            another place on this disk.
         replaces: other content stands under the final name and will give way.
         reason: why it is refused, in words.
         unsafe: it is refused for its name: it alone, the others come. Any other refusal stops the
@@ -116,6 +117,11 @@ def decide(file: RemoteFile, presence: Presence, *, owned: bool, force: bool) ->
     )
 
 
+def copied(plan: FilePlan) -> FilePlan:
+    """The same for a file whose content lies, or will lie, elsewhere on this disk."""
+    return replace(plan, action=Action.COPY, reuse=0)
+
+
 def share(plans: list[FilePlan]) -> list[FilePlan]:
     """Turn all but one of the files of equal content into copies of that one.
 
@@ -135,13 +141,7 @@ def share(plans: list[FilePlan]) -> list[FilePlan]:
     shared = list(plans)
     for at, (plan, key) in enumerate(zip(plans, keys, strict=True)):
         if key is not None and plan.action is Action.FETCH and first[key] != at:
-            there = plans[first[key]].action is Action.KEEP
-            shared[at] = FilePlan(
-                file=plan.file,
-                action=Action.COPY,
-                reuse=key[1] if there else 0,
-                replaces=plan.replaces,
-            )
+            shared[at] = copied(plan)
     return shared
 
 
@@ -174,13 +174,12 @@ class Plan:
 
     @property
     def copy(self) -> int:
-        """Bytes that will be copied from a file that the run itself fetches."""
-        copies = (plan for plan in self.files if plan.action is Action.COPY)
-        return sum((plan.file.size or 0) - plan.reuse for plan in copies)
+        """Bytes that will be copied: from elsewhere on this disk, or from a file of this run."""
+        return sum(plan.file.size or 0 for plan in self.files if plan.action is Action.COPY)
 
     @property
     def reuse(self) -> int:
-        """Bytes that are on this disk already."""
+        """Bytes that are in their places or in parts already."""
         return sum(plan.reuse for plan in self.files if plan.action is not Action.REFUSE)
 
     @property

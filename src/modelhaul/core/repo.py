@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from modelhaul.core.origin import Origin
+from modelhaul.core.origin import Origin, shown
 from modelhaul.errors import UsageError
 
 Kind = Literal["model", "dataset", "space"]
@@ -223,3 +224,12 @@ class Source:
 
     def __str__(self) -> str:
         return str(self.origin)
+
+
+def names_of(sources: Sequence[Source]) -> list[str]:
+    """What the sources of one file are called; those that are used at once are told apart.
+
+    The origin; where several have the same one, the URL without its query.
+    """
+    origins = Counter(str(one) for one in sources if not one.fallback)
+    return [str(one) if origins[str(one)] <= 1 else shown(one.url) for one in sources]

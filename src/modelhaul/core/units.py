@@ -45,6 +45,11 @@ def parse_size(text: str) -> float:
     return float(match[1]) * factor
 
 
+def count_text(count: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def duration_text(seconds: float) -> str:
     """Seconds as `0.4s`, `12s`, `3m05s` or `2h04m`; less than a tenth is a tenth, not nothing."""
     if 0 < seconds < 0.95:

@@ -22,6 +22,7 @@ from anyio.abc import TaskGroup
 
 from modelhaul.core.pace import Throttle
 from modelhaul.core.plan import Action
+from modelhaul.core.repo import names_of
 from modelhaul.core.scheduler import Job, Lease, Scheduler, SourceState
 from modelhaul.core.transfer import State
 from modelhaul.engine.asking import Asking
@@ -193,8 +194,8 @@ class Engine:
         size = order.file.size
         whole = size is None or size <= self.options.small or order.file.identity is None
         sources = [
-            SourceState(str(source), self.lanes.lane(str(source.origin)).host, source.fallback)
-            for source in order.sources
+            SourceState(name, self.lanes.lane(str(source.origin)).host, source.fallback)
+            for name, source in zip(names_of(order.sources), order.sources, strict=True)
         ]
         for at, source in enumerate(order.sources):
             self._locations[key, at] = Location(source)

@@ -7,6 +7,8 @@ import ssl
 
 from modelhaul.errors import CertificateError, ConnectFailed, HaulError
 
+NO_CONNECTION = "is the address right, and is the network there?"
+
 
 def connect_failed(where: str, error: OSError) -> HaulError:
     """The error for a connection that could not be made.
@@ -22,8 +24,9 @@ def connect_failed(where: str, error: OSError) -> HaulError:
             f"no address known for the host of {where}", hint="check the name and the network"
         )
     if isinstance(error, TimeoutError):
-        return ConnectFailed(f"no connection to {where} in time")
-    return ConnectFailed(f"no connection to {where}: {one_line(error.strerror or str(error))}")
+        return ConnectFailed(f"no connection to {where} in time", hint=NO_CONNECTION)
+    why = one_line(error.strerror or str(error))
+    return ConnectFailed(f"no connection to {where}: {why}", hint=NO_CONNECTION)
 
 
 def untrusted(where: str, error: BaseException) -> CertificateError:

@@ -28,7 +28,7 @@ from modelhaul.errors import (
     TransportError,
 )
 from modelhaul.net import rules
-from modelhaul.net.failures import connect_failed, one_line, untrusted
+from modelhaul.net.failures import NO_CONNECTION, connect_failed, one_line, untrusted
 from modelhaul.net.push import push
 from modelhaul.net.small import decoded, read_whole
 from modelhaul.net.tls import Trust
@@ -264,7 +264,7 @@ def _mapped(url: str, error: Exception) -> HaulError:
     ):
         return untrusted(where, cause)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return ConnectFailed(f"no connection to {where} in time")
+        return ConnectFailed(f"no connection to {where} in time", hint=NO_CONNECTION)
     if isinstance(error, TimeoutError):
         return TimedOut(f"{where} says nothing any more")
     if isinstance(error, aiohttp.ClientHttpProxyError):

@@ -11,8 +11,19 @@ from pathlib import Path
 import anyio
 
 from modelhaul.core import names
-from modelhaul.core.plan import ABSENT, Action, FilePlan, Found, Plan, Presence, decide, share
+from modelhaul.core.plan import (
+    ABSENT,
+    Action,
+    FilePlan,
+    Found,
+    Plan,
+    Presence,
+    copied,
+    decide,
+    share,
+)
 from modelhaul.core.repo import RemoteFile
+from modelhaul.core.units import count_text, size_text
 from modelhaul.engine.task import Order
 from modelhaul.errors import StorageError, UnsafeName, single_error
 from modelhaul.events import Checking, Planned, Progress, Statistics
@@ -121,16 +132,12 @@ async def compare(
             plan = FilePlan(file=file, action=Action.SHARE)
         plans.append(plan)
     held = await _held(resources, job, plans, emit)
-    plans = [_copied(plan) if plan.file.content in held else plan for plan in plans]
+    plans = [
+        copied(plan) if plan.action is Action.FETCH and plan.file.content in held else plan
+        for plan in plans
+    ]
     memory.tell(emit)
     return Prepared(job, Plan(tuple(share(plans))), sights, shared, memory, unreadable, held)
-
-
-def _copied(plan: FilePlan) -> FilePlan:
-    """The same for content that is on this disk."""
-    if plan.action is not Action.FETCH:
-        return plan
-    return replace(plan, action=Action.COPY, reuse=plan.file.size or 0)
 
 
 async def _unsafe(resources: Resources, job: Job) -> dict[str, str]:
@@ -295,9 +302,21 @@ async def _held(
         if (content := file.content) is not None and content in found and content not in held
     }
     proven = await _hash(resources, list(doubtful.values()), emit, {})
-    return held | {
-        content: place for content, (place, file) in doubtful.items() if file.path in proven
-    }
+    held |= {content: place for content, (place, file) in doubtful.items() if file.path in proven}
+    _tell_held([(file, held[file.content]) for file in wanted if file.content in held], emit)
+    return held
+
+
+def _tell_held(held: Sequence[tuple[RemoteFile, Path]], emit: Emitter) -> None:
+    """Say where what need not be fetched comes from: users wonder."""
+    folders = sorted({str(place.parent) for _, place in held})
+    if folders:
+        size = size_text(sum(file.size or 0 for file, _ in held))
+        more = f" and {count_text(len(folders) - 1, 'more folder')}" if len(folders) > 1 else ""
+        emit.note(
+            f"{count_text(len(held), 'file')} ({size}) on this disk already: copied from"
+            f" {folders[0]}{more}"
+        )
 
 
 def _was_published(job: Job, file: RemoteFile, sight: Sight) -> bool:

@@ -12,6 +12,7 @@ from modelhaul.core.origin import Origin, origin_of
 from modelhaul.core.places import Place
 from modelhaul.core.repo import HubName, RemoteFile, RepoRef, Snapshot, Source
 from modelhaul.core.select import select
+from modelhaul.errors import Occupied
 from modelhaul.events import Resolved, Waiting
 from modelhaul.hubs.base import Hub
 from modelhaul.hubs.huggingface import HuggingFaceHub
@@ -23,6 +24,7 @@ from modelhaul.store.credentials import is_private, read_saved_token, read_token
 from modelhaul.store.holdings import Holdings
 from modelhaul.store.layout import Layout, LocalFolder, find_cache, strangers
 from modelhaul.store.layout_huggingface import HuggingFaceCache, HuggingFaceFolder
+from modelhaul.store.osfile import nearest_existing
 from modelhaul.usecases.compare import Prepared, prepare
 from modelhaul.usecases.job import Emitter, Job, Resources
 from modelhaul.usecases.places import more_sources
@@ -91,7 +93,7 @@ async def resolve(resources: Resources, wish: Wish, emit: Emitter) -> Job:
             size=sum(file.size or 0 for file in files),
         )
     )
-    layout = await resources.threads.write(_layout, settings, wish, snapshot)
+    layout = await resources.threads.write(_place, settings, wish, snapshot)
     await _report_strangers(resources, wish, snapshot, layout, emit)
 
     async def open_hub(name: HubName, endpoint: str | None) -> Hub:
@@ -185,6 +187,19 @@ async def _saved_hf_token(settings: Settings, origin: Origin) -> tuple[str | Non
     if origin not in meant or not is_private(origin):
         return None, None
     return await read_token_file(settings.hf_token_path)
+
+
+def _place(settings: Settings, wish: Wish, snapshot: Snapshot) -> Layout:
+    """The layout, if there can be a folder where it has its root. Blocks.
+
+    Raises:
+        Occupied: something else stands there.
+    """
+    layout = _layout(settings, wish, snapshot)
+    there = nearest_existing(layout.root)
+    if not there.is_dir():
+        raise Occupied(f"{there} is not a folder", hint="choose another folder, or move that away")
+    return layout
 
 
 def _layout(settings: Settings, wish: Wish, snapshot: Snapshot) -> Layout:

@@ -116,6 +116,8 @@ async def _try_all(
                 late, unheard = await _probe_all(resources, unheard, emit, patient=True)
                 groups = group(layout.name, late, _digest(wish.sha256))
             if not groups:
+                if isinstance(error, IntegrityError) and wish.sha256 is not None:
+                    error.hint = "is that the SHA-256 of this file? nothing was left under its name"
                 raise
             emit.note(f"{error.message}; trying {groups[0].sources[0]}")
 

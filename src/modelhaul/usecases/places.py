@@ -92,7 +92,8 @@ async def _ask(
     if isinstance(place, Prefix):
         return _Folder(place.url, place)
     wanted, endpoint = (ref, place.endpoint) if isinstance(place, Mirror) else (place.ref, None)
-    label = endpoint or str(wanted)
+    revision = f"@{wanted.revision}" if wanted.revision else ""
+    label = endpoint or f"{wanted}{revision}"
     try:
         with anyio.fail_after(_MOST_SECONDS):
             hub = await open_hub(wanted.hub, endpoint)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from modelhaul.core.plan import (
     Found,
 )
 from modelhaul.core.repo import RemoteFile, Source
-from modelhaul.core.units import size_text
+from modelhaul.core.units import count_text, size_text
 from modelhaul.engine.context import Options
 from modelhaul.engine.driver import Engine, done_event
 from modelhaul.engine.task import Order, Placement
@@ -50,9 +51,11 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
     emit(
         Finished(
             path=report.path,
+            files=len(report.files),
             size=report.size,
             fetched=report.fetched,
             reused=report.reused,
+            copied=report.copied,
             connections=report.connections,
             seconds=report.seconds,
             verified=report.verified,
@@ -81,6 +84,7 @@ async def bring(
     job, layout = prepared.job, prepared.job.layout
     if not partly:
         _check_occupied(prepared)
+    new = not await resources.threads.write(layout.root.exists)
     await _check_room(resources, prepared)
     state, locks = await resources.threads.write(_state_of, layout)
     orders = _orders(prepared, state)
@@ -132,6 +136,7 @@ async def bring(
         await resources.threads.write(layout.finish)
     await resources.threads.write(update.settle, in_place, emit)
     await resources.threads.write(_tidy, state, locks, emit)
+    await resources.threads.write(_remove_empty, [layout.root] if new and not in_place else [])
     prepared.memory.tell(emit)
     report = Report(
         path=str(layout.shown),
@@ -196,8 +201,8 @@ class _Update:
         if len(left) < len(before):
             self._write(left)
         emit.note(
-            f"{len(left)} files in {self._job.layout.shown} may still be older than that update:"
-            f" `modelhaul download {self._job.name}` brings them"
+            f"{count_text(len(left), 'file')} in {self._job.layout.shown} may still be older than"
+            f" that update: `modelhaul download {self._job.name}` brings them"
         )
 
     def _write(self, pending: Collection[str] | None) -> None:
@@ -390,13 +395,17 @@ def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
         # Where locks do not hold nobody knows who is alive, and `clean` would remove theirs too.
         whose = "earlier runs" if locks else "earlier runs or of processes at work"
         emit.note(
-            f"{len(left)} unfinished parts of {whose} ({size_text(size)}) are in {state}:"
-            " `modelhaul parts` lists them, `modelhaul clean` removes them"
+            f"{state} has {count_text(len(left), 'unfinished part')} of {whose}"
+            f" ({size_text(size)}): `modelhaul parts` lists them, `modelhaul clean` removes them"
         )
-    try:
-        state.rmdir()
-    except OSError:
-        return  # somebody works there, or something was left
+    _remove_empty([state])
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        # Else somebody works there, or something was left.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _incomplete(report: Report) -> HaulError:
@@ -406,7 +415,7 @@ def _incomplete(report: Report) -> HaulError:
     first = report.causes[0]
     kinds: Collection[type] = {type(error) for error in report.causes}
     if nothing and len(kinds) == 1:
-        first.message += f" ({failed - 1} more files likewise)" if failed > 1 else ""
+        first.message += f" ({count_text(failed - 1, 'more file')} likewise)" if failed > 1 else ""
         return first
     many = (
         f"none of the {failed} files could be had"

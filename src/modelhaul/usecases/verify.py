@@ -59,6 +59,8 @@ async def verify(
     started = time.monotonic()
     if isinstance(wish, FolderWish):
         wish = await resources.threads.write(_wish_for, wish)
+    elif wish.local_dir is not None:
+        await resources.threads.write(_check_folder, wish.local_dir, str(wish.ref))
     # By force: no memory counts, and a repair may replace what stands there.
     job = await resolve(resources, replace(wish, force=True), emit)
     seen = await compare(resources, job, emit, patient=True)
@@ -101,6 +103,15 @@ async def verify(
     )
     emit(_verified(report, by_git_name=sum(file.named_by_git for file in job.files)))
     return report
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """A folder that is not there is a slip, not a hundred missing files. Blocks."""
+    if not folder.expanduser().is_dir():
+        raise UsageError(
+            f"{folder} is not a folder",
+            hint=f"to download it there: modelhaul download {name} --local-dir {folder}",
+        )
 
 
 def _wish_for(wish: FolderWish) -> Wish:
