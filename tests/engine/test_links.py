@@ -225,7 +225,7 @@ def test_a_folder_that_cannot_be_synced_is_an_error(
     (rig.target / "blobs" / NAME).unlink()
     FaultyDisk(Failing("fsync", "blobs/", BROKEN)).install(monkeypatch)
 
-    with pytest.raises(StorageError, match="syncing .*blobs"):
+    with pytest.raises(StorageError, match=r"syncing .*blobs"):
         bring(rig, wanted(rig, held))
 
 
