@@ -12,9 +12,9 @@ import anyio
 from modelhaul.core.digests import Digests
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import Order, Task
-from modelhaul.errors import HaulError, IntegrityError, Occupied
+from modelhaul.errors import HaulError, IntegrityError, Occupied, StorageError
 from modelhaul.events import FileProgress, Note
-from modelhaul.store import osfile
+from modelhaul.store import osfile, presence
 from modelhaul.store.claim import COPY, part_name
 from modelhaul.store.hashing import STEP, ContentHash
 from modelhaul.store.index import Entry, Known
@@ -33,6 +33,7 @@ class CopyFile(Task):
         super().__init__(order, None)
         self.context = context
         self._done = 0
+        self._tried: list[Path] = []  # and of no use
         self._digests: Digests | None = None  # once it is copied
 
     @property
@@ -47,7 +48,16 @@ class CopyFile(Task):
         )
 
     async def run(self, source: Path) -> None:
-        """Copy from `source` and set `result`; if that has other bytes, have it fetched."""
+        """Copy from `source` and set `result`.
+
+        If that has other bytes, copy from another place, or have it fetched.
+        """
+        place: Path | None = source
+        while place is not None:
+            place = await self._try(place)
+
+    async def _try(self, source: Path) -> Path | None:
+        """Copy from one place; if that is of no use, gives another one to copy from."""
         threads, burst = self.context.threads, self.context.burst
         try:
             part = await threads.hash(self._copy, source)
@@ -65,16 +75,28 @@ class CopyFile(Task):
             finally:
                 with anyio.CancelScope(shield=True):
                     await threads.write(_put_away, part)
+        except Unusable as error:
+            return await self._else(source, error)
         except HaulError as error:
-            if isinstance(error, Unusable) and self.order.sources:
-                self._done = 0
-                self.context.emit(Note(message=f"{error.message}; it is fetched instead"))
-                self.context.fetch_instead(self)
-            else:
-                self.fail(error)
-            return
+            self.fail(error)
+            return None
         self.tally.reused = self._done
         self.succeed("copied", size=self._done, digest=self._copied.sha256)
+        return None
+
+    async def _else(self, source: Path, error: Unusable) -> Path | None:
+        """Another place to copy from, if there is one; else have it fetched, if that can be."""
+        self._done = 0
+        self._tried.append(source)
+        place = await self.context.threads.write(self.order.copy_else, self._tried)
+        if place is not None:
+            self.context.emit(Note(message=f"{error.message}; {place} is copied instead"))
+        elif self.order.sources:
+            self.context.emit(Note(message=f"{error.message}; it is fetched instead"))
+            self.context.fetch_instead(self)
+        else:
+            self.fail(error)
+        return place
 
     @property
     def _copied(self) -> Digests:
@@ -92,10 +114,8 @@ class CopyFile(Task):
         try:
             self._digests = self._fill(part, source)
             if not self._digests.matches(file):
-                raise Unusable(
-                    f"{file.path}: {source}, which should hold the same bytes, has changed",
-                    hint="run again with --force to check every file",
-                )
+                self._disprove(source)
+                raise self._changed(source)
             part.barrier()
             if self.context.burst is not None:
                 part.release()
@@ -112,6 +132,9 @@ class CopyFile(Task):
         with _usable(source):
             fd = osfile.open_content(source)
         try:
+            size = os.fstat(fd).st_size
+            if self.order.file.size not in (size, None):
+                raise self._changed(source)
             shared = part.clone_from(fd)
             while True:
                 # Of shared blocks those of the part: the other file may change meanwhile.
@@ -121,7 +144,7 @@ class CopyFile(Task):
                         if shared
                         else osfile.read_into(fd, buffer, self._done)
                     )
-                if not count:
+                if not count or self._done > size:  # it grows; it might do so for ever
                     return content.digests()
                 content.update(buffer[:count])
                 if not shared:
@@ -130,6 +153,21 @@ class CopyFile(Task):
                 self.context.threads.check_cancelled()
         finally:
             os.close(fd)
+
+    def _changed(self, source: Path) -> Unusable:
+        return Unusable(
+            f"{self.order.file.path}: {source}, which should hold the same bytes, has changed",
+            hint="run again with --force to check every file",
+        )
+
+    def _disprove(self, source: Path) -> None:
+        """In a thread: have the memory know what `source` really holds, or each run would read it.
+
+        That is one more reading, by the rules of the memory; it happens once.
+        """
+        check = self.context.threads.check_cancelled
+        with contextlib.suppress(StorageError):  # then nothing is remembered
+            presence.prove(source, self.order.file, self.context.index, check=lambda count: check())
 
     def _publish(self, part: PartFile) -> None:
         """In a thread: rename and folder sync; then the memory learns of it."""
