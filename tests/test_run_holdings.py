@@ -11,6 +11,7 @@ from modelhaul import Client
 from modelhaul.core.plan import Action
 from modelhaul.events import Checking, Event
 from tests.engine.harness import MIB, git_sha1, payload
+from tests.support.disks import SharingDisk
 from tests.support.hfsite import HfSite
 from tests.support.inline import InlineThreads
 from tests.support.network import Served
@@ -137,6 +138,60 @@ def test_a_blob_that_the_official_client_left_is_the_same_file_in_another_reposi
 
     assert Path(report.path, "w.bin").samefile(held)
     assert fetched(web) == len(CONFIG)
+
+
+@pytest.mark.fault(
+    "a disk changed a blob that is named by its digest, and another one of that name is right",
+    "the other one is copied; the wrong one is not read again",
+)
+def test_a_corrupt_blob_hides_no_good_one_and_is_read_once(tmp_path: Path) -> None:
+    """The next one of that name is copied; the next run knows, and says nothing."""
+    name = hashlib.sha256(WEIGHTS).hexdigest()
+    wrong = blob(tmp_path, WEIGHTS[:-1] + b"x", name)
+    right = tmp_path / "hf" / "models--yet--another" / "blobs" / name
+    right.parent.mkdir(parents=True)
+    right.write_bytes(WEIGHTS)
+    web = Web(site(FILES), HfSite({}))
+
+    first = bring(web, tmp_path, REPO, local_dir=tmp_path / "one", files=["w.bin"])
+    (tmp_path / "one" / "w.bin").unlink()
+    second = bring(web, tmp_path, REPO, local_dir=tmp_path / "two", files=["w.bin"])
+
+    assert fetched(web) == 0
+    assert (tmp_path / "two" / "w.bin").read_bytes() == WEIGHTS
+    assert [file.how for report in (first, second) for file in report.files] == ["copied"] * 2
+    assert any(str(wrong) in note and str(right) in note for note in first.notes)
+    assert not any(str(wrong) in note for note in second.notes)
+
+
+def test_a_corrupt_blob_that_is_the_only_one_is_read_once(tmp_path: Path) -> None:
+    """Fetched now, and the next time without a word."""
+    wrong = blob(tmp_path, WEIGHTS[:-1] + b"x", hashlib.sha256(WEIGHTS).hexdigest())
+    web = Web(site(FILES), HfSite({}))
+
+    first = bring(web, tmp_path, REPO, local_dir=tmp_path / "one", files=["w.bin"])
+    (tmp_path / "one" / "w.bin").unlink()
+    second = bring(web, tmp_path, REPO, local_dir=tmp_path / "two", files=["w.bin"])
+
+    assert fetched(web) == 2 * len(WEIGHTS)
+    assert [str(wrong) in "".join(report.notes) for report in (first, second)] == [True, False]
+
+
+def test_on_a_disk_that_shares_blocks_they_are_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Btrfs and xfs: a whole run, and nothing was touched by anybody."""
+    disk = SharingDisk().install(monkeypatch)
+    web = Web(site(FILES), HfSite(FILES))
+    bring(web, tmp_path, REPO)
+    before = fetched(web)
+
+    report = bring(web, tmp_path, "hf:o/n")
+
+    assert fetched(web) == before
+    assert {file.how for file in report.files} == {"copied"}
+    assert {name: Path(report.path, name).read_bytes() for name in FILES} == FILES
+    assert disk.shared == len(FILES)
 
 
 @pytest.mark.parametrize("how", [{"settings": {"reuse": False}}, {"force": True}])

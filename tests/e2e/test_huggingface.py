@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 from anyio.from_thread import start_blocking_portal
+from multidict import CIMultiDict
 
-from modelhaul.net.transport import Redirect
+from modelhaul.net.transport import Redirect, Response
 from modelhaul.server.serve import running
 from tests.hubs.fakehf import COMMIT, FakeHf, refusal
 from tests.support.hfsite import lfs_or_git
@@ -187,6 +188,36 @@ def test_a_tree_is_checked_and_repaired(world: World, hub: Hub, place: str) -> N
     # In the cache only the name was gone.
     assert brought == {"model.bin", "vocab.txt"} | ({"config.json"} if place == "folder" else set())
     assert {path: (root / path).read_bytes() for path in FILES} == FILES
+
+
+class Proxied(FakeHf):
+    """Behind a proxy that adds a line of its own to the head of each answer, before the hub's."""
+
+    async def call(
+        self, url: str, *, headers: Mapping[str, str], limit: int
+    ) -> Response | Redirect:
+        found = await super().call(url, headers=headers, limit=limit)
+        assert isinstance(found, Response)
+        lines = [("Link", "</style.css>; rel=preload; as=style"), *found.headers.items()]
+        return replace(found, headers=CIMultiDict(lines))
+
+
+@pytest.mark.fault(
+    "a proxy adds a Link of its own to the pages of Hugging Face's listing",
+    "all pages are asked for: nothing is left out",
+    number=102,
+)
+@pytest.mark.parametrize("fast", ["0", "1"])
+def test_a_proxy_that_adds_a_header_hides_no_page(world: World, hub: Hub, fast: str) -> None:
+    """The first of two equal headers is not the whole of it."""
+    hub.calls = Proxied({}, page=2)
+    hub.put(FILES)
+    world.extra["MODELHAUL_FAST"] = fast
+
+    done = world.run("download", "hf:o/n", "--local-dir", "d")
+
+    assert done.returncode == 0, done.stderr
+    assert {path: (world.work / "d" / path).read_bytes() for path in FILES} == FILES
 
 
 def test_a_pasted_page_is_the_file_that_it_shows(world: World, hub: Hub) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.support.world import MODEL, World, content, last_line, tree
 
@@ -182,6 +183,37 @@ def test_our_cache_is_what_it_writes_itself(world: World, version: str) -> None:
         # Only the newest keeps the listing.
         made = {path: what for path, what in made.items() if f"{REPO}/trees/" not in path}
     assert made == {path: what for path, what in theirs.items() if path not in extra}
+
+
+def test_our_books_of_what_lies_in_xet_are_its_own(world: World, version: str) -> None:
+    """The hub states names of its store of chunks, and of pointers in a form of their own."""
+
+    def change(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
+        if "/tree/" not in request.path or not isinstance(answer, web.Response):
+            return answer
+        rows = json.loads(answer.text or "")
+        for row in rows:
+            if "lfs" in row:
+                row |= {"oid": row["oid"][::-1], "xetHash": row["lfs"]["oid"][::-1]}
+        return web.json_response(rows)
+
+    world.hub.change = change
+    their_cache, their_folder = world.work / "theirs", world.work / "folder"
+    # Without xet, which our hub has not got, bytes come as from any hub.
+    plain = {"HF_HUB_DISABLE_XET": "1"}
+    hf(world, version, "download", "acme/tiny", HF_HUB_CACHE=str(their_cache), **plain)
+    hf(world, version, "download", "acme/tiny", "--local-dir", str(their_folder), **plain)
+    ours(world, "hf:acme/tiny")
+    ours(world, "hf:acme/tiny", "--local-dir", "ours")
+
+    (tree,) = (hub_folder(world) / REPO / "trees").iterdir()
+    (copy,) = (world.work / "ours" / ".cache" / "huggingface" / "trees").iterdir()
+    assert tree.read_bytes() == copy.read_bytes()
+    assert sum("xet_hash" in row for row in json.loads(tree.read_text())["files"].values()) == 3
+    if version == "2.4":  # only the newest keeps the listing
+        assert (their_cache / REPO / "trees" / tree.name).read_bytes() == tree.read_bytes()
+        books = their_folder / ".cache" / "huggingface" / "trees" / tree.name
+        assert books.read_bytes() == tree.read_bytes()
 
 
 def test_it_takes_our_cache_for_its_own(world: World, version: str) -> None:

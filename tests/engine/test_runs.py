@@ -6,9 +6,11 @@ import errno
 import hashlib
 import os
 import resource
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import anyio
@@ -27,6 +29,7 @@ from modelhaul.store import claim, osfile
 from modelhaul.store.claim import read_runs
 from modelhaul.store.osfile import Stamp
 from tests.engine.harness import CHUNK, MIB, ORIGIN, Rig, payload, remote, source
+from tests.support.disks import SharingDisk
 from tests.support.inline import InlineThreads
 from tests.support.network import FakeNetwork, Fault, Served
 from tests.support.virtual import virtual
@@ -107,6 +110,118 @@ def test_what_cannot_be_copied_is_fetched(target: Path, size: int, there: object
     assert (result.how, result.fetched) == ("fetched", size)
     assert (target / "b").read_bytes() == data
     assert any(str(held) in note.message for note in rig.events_of(events.Note))  # type: ignore[attr-defined]
+    assert rig.left() == []
+
+
+class Endless:
+    """Stands where the store calls `os`: whatever is read, more of it follows.
+
+    Attributes:
+        most: bytes that may be read or written; a reader that asks for more never ends.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        (buffer,) = buffers
+        self._count(len(buffer))
+        return os.preadv(fd, buffers, offset) or len(buffer)
+
+    def pwrite(self, fd: int, data: memoryview, offset: int) -> int:
+        self._count(len(data))
+        return os.pwrite(fd, data, offset)
+
+    def _count(self, count: int) -> None:
+        self.most -= count
+        assert self.most > 0, "it is read to an end that it has not got"
+
+
+@pytest.mark.fault(
+    "what is copied from this disk grows without an end, or became a huge file",
+    "no more is read than the file has; it is fetched",
+)
+@pytest.mark.parametrize("how", ["grows", "huge"])
+def test_no_more_is_copied_than_the_file_has(
+    target: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Else it would fill the disk."""
+    data = payload(MIB)
+    held = target.parent / "held"
+    held.write_bytes(data)
+    if how == "huge":
+        os.truncate(held, 1 << 40)  # takes no room itself
+    network = FakeNetwork({f"{ORIGIN}/b": Served(data)})
+    rig = Rig(target, network)
+    order = replace(copy_of(rig, "b", data, held), sources=(source(f"{ORIGIN}/b"),))
+    # The copy is read and written, the wrong one read once more, and the fetched one read back.
+    endless = Endless(6 * MIB)
+    monkeypatch.setattr(osfile, "os", endless)
+
+    (result,) = virtual(lambda: rig.bring(order))
+
+    assert result.how == "fetched"
+    assert (target / "b").read_bytes() == data
+    assert rig.left() == []
+
+
+def test_what_cannot_be_copied_from_one_place_is_copied_from_another(target: Path) -> None:
+    """Not one request; each place is tried once, and the user is told."""
+    data = payload(MIB)
+    places = [target.parent / name for name in ("gone", "changed", "right")]
+    places[1].write_bytes(data[:-1] + b"x")
+    places[2].write_bytes(data)
+    network = FakeNetwork({f"{ORIGIN}/b": Served(data)})
+    rig = Rig(target, network)
+    seen: list[list[Path]] = []
+
+    def other(tried: Collection[Path]) -> Path:
+        seen.append(list(tried))
+        return places[len(tried)]
+
+    order = replace(copy_of(rig, "b", data, places[0]), sources=(source(f"{ORIGIN}/b"),))
+    (result,) = virtual(lambda: rig.bring(replace(order, copy_else=other)))
+
+    assert (result.how, result.reused) == ("copied", MIB)
+    assert (target / "b").read_bytes() == data
+    assert network.asked == []
+    assert seen == [places[:1], places[:2]]
+    notes = [note.message for note in rig.events_of(events.Note)]  # type: ignore[attr-defined]
+    assert [str(place) in note for place, note in zip(places, notes, strict=False)] == [True, True]
+    assert rig.left() == []
+
+
+def test_shared_blocks_are_a_copy(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that can: nothing is written, all is hashed, and it is published."""
+    data = payload(MIB)
+    (target / "a").write_bytes(data)
+    disk = SharingDisk().install(monkeypatch)
+    rig = Rig(target, FakeNetwork({}))
+
+    (result,) = virtual(lambda: rig.bring(copy_of(rig, "b", data, target / "a")))
+
+    assert (result.error, result.how, result.verified) == (None, "copied", True)
+    assert (target / "b").read_bytes() == data
+    assert disk.shared == 1
+    assert rig.left() == []
+
+
+def test_shared_blocks_with_wrong_bytes_are_not_published(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are hashed like any copy."""
+    data = payload(MIB)
+    (target / "a").write_bytes(data[:-1] + b"x")
+    SharingDisk().install(monkeypatch)
+    rig = Rig(target, FakeNetwork({}))
+
+    (result,) = virtual(lambda: rig.bring(copy_of(rig, "b", data, target / "a")))
+
+    assert result.error is not None
+    assert not (target / "b").exists()
     assert rig.left() == []
 
 

@@ -212,6 +212,48 @@ def test_permissions_are_those_of_the_umask(world: World) -> None:
 
 
 @pytest.mark.command
+@pytest.mark.fault("the disk can share blocks between files (btrfs, xfs)",
+                   "what is here already is copied without room or traffic")  # fmt: skip
+@pytest.mark.parametrize(
+    ("program", "options"), [("mkfs.btrfs", ["-q"]), ("mkfs.xfs", ["-q", "-m", "reflink=1"])]
+)
+@pytest.mark.root
+def test_a_disk_that_shares_blocks_has_the_content_once(
+    world: World, small_disk: SmallDisk, program: str, options: list[str]
+) -> None:
+    """An image of such a file system: two targets, and the second takes no room."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    small_disk.mount("size=400m")
+    image, point = small_disk.point / "image", world.work / "disk"
+    point.mkdir()
+    image.touch()
+    os.truncate(image, 320 * MIB)  # the least that mkfs.xfs takes
+    subprocess.run([program, *options, str(image)], check=True)
+
+    with mounted(image, point, "loop"):
+        first = world.run("download", "acme/one", "--local-dir", "disk/one")
+        take_asked(world)
+        had = room(point)
+        second = world.run("download", "acme/one", "--local-dir", "disk/two")
+        used = had - room(point)
+        there = [tree(point / name) for name in ("one", "two")]
+
+    assert [first.returncode, second.returncode] == [0, 0], first.stderr + second.stderr
+    assert "on this disk already" in second.stderr
+    assert not take_asked(world)
+    assert there == [{NAME: DATA}, {NAME: DATA}]
+    assert used < SIZE // 2
+
+
+def room(point: Path) -> int:
+    """Bytes that are free once all that was written has its place."""
+    subprocess.run(["sync", "--file-system", str(point)], check=True)
+    status = os.statvfs(point)
+    return status.f_bavail * status.f_frsize
+
+
+@pytest.mark.command
 @pytest.mark.fault("a thin disk has promised more than it has: a sync fails, pages are dropped",
                    DOUBT, number=(77, 80))  # fmt: skip
 @pytest.mark.root

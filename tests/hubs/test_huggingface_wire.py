@@ -93,6 +93,21 @@ def test_a_file_is_named_by_git_and_one_in_lfs_by_its_sha256() -> None:
     ]
 
 
+def test_names_that_judge_nothing_are_kept_for_the_books_of_others() -> None:
+    """That of the pointer and that of the store of chunks; what is none, or hidden, is left out."""
+    plain = {**row("a.txt", 5), "xetHash": "E" * 64}
+    hidden = {**row("c.bin", 7), "oid": "main", "xetHash": "<hidden>"}
+
+    found = parse_tree(URL, [plain, row("b.bin", 7), hidden])
+
+    assert [(file.pointer, file.xet) for file in found] == [
+        (None, "e" * 64),
+        (oid("b.bin"), "d" * 64),
+        (None, None),
+    ]
+    assert found[2] == RemoteFile("c.bin", 7, sha256=sha256("c.bin"))
+
+
 @pytest.mark.parametrize("stated", [None, "", "main", "d" * 64, "g" * 40, 7, ["d" * 40]])
 def test_a_name_that_git_would_not_give_is_no_name(stated: object) -> None:
     """Mirrors put entity tags there: such a file is fetched as one without a digest."""
@@ -196,6 +211,8 @@ def test_what_the_hub_lists_is_what_is_wanted(tree: dict[str, tuple[int, bool]])
         ('<https://h/x?cursor=a>; rel="prev"', None),
         ('<https://h/x?p=1>; rel="prev", <https://h/x?p=3>; rel="next"', "p=3"),
         ('<https://h/x?p=3>; rel="next", <https://h/x?p=1>; rel="prev"', "p=3"),
+        ('</a.css>; rel=preload; as=style, <https://h/x?p=3>; rel="next"', "p=3"),
+        ('<https://h/x?p=3>; rel=next, </a.css>; rel="preload"', "p=3"),
         ('<https://h/x?cursor=\u00e4 b>; rel="next"', "cursor=%C3%A4%20b"),
         ('https://h/x?cursor=a; rel="next"', None),
         ("<https://h/x?cursor=a>", None),

@@ -790,6 +790,36 @@ def test_calls_give_whatever_was_answered(run: Run) -> None:
     run(main)
 
 
+def test_a_list_in_several_lines_arrives_whole(run: Run) -> None:
+    """A proxy adds a Link of its own: that of the hub, behind it, must not be lost."""
+
+    async def main() -> None:
+        links = b'Link: </a.css>; rel=preload\r\nLink: <https://h/x?p=2>; rel="next"\r\n'
+        reply = answer(b"[]").replace(b"\r\n", b"\r\n" + links, 1)
+        async with raw_server(sends(reply)) as server, transport() as net:
+            found = await net.call(server.url(), headers={}, limit=100)
+
+        assert isinstance(found, Response)
+        assert found.headers["link"] == '</a.css>; rel=preload, <https://h/x?p=2>; rel="next"'
+
+    run(main)
+
+
+def test_a_used_up_allowance_is_seen_in_any_line(run: Run) -> None:
+    """Which of its allowances a hub names first says nothing."""
+
+    async def main() -> None:
+        limits = b'RateLimit: "api";r=9;t=1\r\nRateLimit: "resolvers";r=0;t=55\r\n'
+        reply = answer(b"", status="429 Too Many Requests").replace(b"\r\n", b"\r\n" + limits, 1)
+        async with raw_server(sends(reply)) as server, transport() as net:
+            with pytest.raises(StatusError) as caught:
+                await net.fetch(request(server, 0, 10, size=10), Bucket(10))
+
+        assert caught.value.retry_after == 55.0
+
+    run(main)
+
+
 def test_calls_take_compressed_answers(run: Run) -> None:
     """Listings shrink to a tenth: gzip is asked for and undone."""
 

@@ -39,6 +39,36 @@ def judged(request: Request, status: int, **headers: str) -> Answer | Redirect:
     return rules.judge(request, status, fields, now=NOW)
 
 
+# -- names -------------------------------------------------------------------------------------
+
+
+def test_repeated_lists_are_one_and_of_all_else_the_first_line_counts() -> None:
+    """RFC 9110 section 5.3: a proxy may add lines of its own, before or behind those of the hub."""
+    lines = [
+        ("Link", "</a.css>; rel=preload"),
+        ("ETag", '"1"'),
+        ("Location", "https://hub.test/a"),
+        ("RateLimit", '"api";r=9;t=1'),
+        ("link", '<https://hub.test/x?cursor=a>; rel="next"'),
+        ("RATELIMIT", '"resolvers";r=0;t=55'),
+        ("etag", '"2"'),
+        ("location", "https://hub.test/b"),
+        ("Content-Range", "bytes 0-1/2"),
+        ("Content-Range", "bytes 0-1/3"),
+        ("Retry-After", "5"),
+        ("Retry-After", "50"),
+    ]
+
+    assert rules.by_name(lines) == {
+        "link": '</a.css>; rel=preload, <https://hub.test/x?cursor=a>; rel="next"',
+        "ratelimit": '"api";r=9;t=1, "resolvers";r=0;t=55',
+        "etag": '"1"',
+        "location": "https://hub.test/a",
+        "content-range": "bytes 0-1/2",
+        "retry-after": "5",
+    }
+
+
 # -- ranges ------------------------------------------------------------------------------------
 
 

@@ -112,6 +112,32 @@ def test_a_blob_of_another_size_is_not(tmp_path: Path, index: ProvenIndex, size:
     assert found(Holdings(index, blobs=[tmp_path / "blobs"])) is None
 
 
+def test_a_blob_that_was_disproven_is_passed_over(tmp_path: Path, index: ProvenIndex) -> None:
+    """A disk has changed it: the next one of that name is as good as ever."""
+    wrong, right = put(tmp_path / "a" / DIGEST, DATA[::-1]), put(tmp_path / "b" / DIGEST)
+    holdings = Holdings(index, blobs=[tmp_path / "a", tmp_path / "b"])
+    before = found(holdings)
+    remember(index, wrong, hashlib.sha256(DATA[::-1]).hexdigest())
+
+    assert before == Held(wrong, sure=True)
+    assert found(holdings) == Held(right, sure=True)
+
+
+def test_places_of_no_use_are_passed_over(tmp_path: Path, index: ProvenIndex) -> None:
+    """Memory, names and snapshots in turn, as long as there are others."""
+    places = [
+        put(tmp_path / "proven"),
+        put(tmp_path / "blobs" / DIGEST),
+        put(tmp_path / "snapshot" / WANTED.path),
+    ]
+    remember(index, places[0])
+    holdings = Holdings(index, blobs=[tmp_path / "blobs"], snapshots=[tmp_path / "snapshot"])
+
+    for count in range(4):
+        held = holdings.find([WANTED], without=places[:count]).get(WANTED.content or "")
+        assert held == (Held(places[count], sure=count < 2) if count < 3 else None)
+
+
 def test_a_file_at_the_same_place_of_another_snapshot_has_to_be_hashed(
     tmp_path: Path, index: ProvenIndex
 ) -> None:

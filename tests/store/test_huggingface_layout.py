@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,29 @@ def test_the_tree_is_kept_as_huggingface_hub_2_keeps_it(tmp_path: Path) -> None:
         " }\n"
         "}"
     )
+
+
+def test_the_tree_has_the_names_that_the_hub_states(tmp_path: Path) -> None:
+    """A pointer in another form has another name; of what lies in xet there is one more."""
+    said = RemoteFile("w", 7, sha256=sha256(b"weights"), pointer="e" * 40, xet="d" * 64)
+    found = replace(snapshot({}), files=(said, RemoteFile("a", 1, git_sha1="f" * 40)))
+
+    HuggingFaceCache.at(tmp_path, found).before([])
+
+    tree = json.loads((tmp_path / REPO / "trees" / f"{COMMIT}.json").read_text())
+    assert list(tree["files"].items()) == [
+        ("a", {"size": 1, "blob_id": "f" * 40}),
+        (
+            "w",
+            {
+                "size": 7,
+                "blob_id": "e" * 40,
+                "lfs_sha256": sha256(b"weights"),
+                "lfs_size": 7,
+                "xet_hash": "d" * 64,
+            },
+        ),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -329,26 +329,49 @@ def test_proving_again_keeps_our_file_ours(path: Path, index: ProvenIndex) -> No
     assert sight.known.ours
 
 
-def test_a_link_to_the_right_bytes_is_proven_and_not_remembered(
-    path: Path, index: ProvenIndex
-) -> None:
-    """Its stamp says nothing about its target: it is hashed each time."""
-    (path.parent / "store").write_bytes(CONTENT)
+def test_of_a_link_that_is_remembered_which_it_leads_to(path: Path, index: ProvenIndex) -> None:
+    """Its own stamp says nothing about that: a change there, or another link, is unknown."""
+    store = path.parent / "store"
+    store.write_bytes(CONTENT)
     path.symlink_to("store")
 
     proven = prove(path, WANTED, index)
 
     assert proven
     assert index.lookup(path, Stamp.of(path.lstat())) is None
-    assert index.lookup(path, Stamp.of(path.stat())) is None
+    assert index.lookup(store, Stamp.of(store.lstat())) == proven
+    assert look(path, WANTED, index, trust=True) == Sight(
+        Found.LINK, Stamp.of(path.lstat()), proven, True
+    )
+    assert look(path, WANTED, index, trust=False).verdict is None
+    store.write_bytes(bytes(reversed(CONTENT)))
+    assert look(path, WANTED, index, trust=True).verdict is None
+    (path.parent / "other").write_bytes(CONTENT)
+    path.unlink()
+    path.symlink_to("other")
+    assert look(path, WANTED, index, trust=True).verdict is None
+
+
+def test_a_link_to_a_file_of_ours_is_not_ours(path: Path, index: ProvenIndex) -> None:
+    """Somebody made it: it is not replaced without being asked. What it leads to stays ours."""
+    store = path.parent / "store"
+    store.write_bytes(CONTENT)
+    remember(index, store, Known(DIGEST, None, ours=True))
+    path.symlink_to("store")
+
+    sight, proven = look(path, WANTED, index, trust=True), prove(path, WANTED, index)
+
+    assert sight.known == proven == Known(DIGEST, None, ours=False)
+    assert index.lookup(store, Stamp.of(store.lstat())) == Known(DIGEST, None, ours=True)
 
 
 def test_a_link_to_the_wrong_bytes_is_not_proven(path: Path, index: ProvenIndex) -> None:
-    """Whatever their size."""
+    """Whatever their size; and the next look knows."""
     (path.parent / "store").write_bytes(bytes(reversed(CONTENT)))
     path.symlink_to("store")
 
     assert not prove(path, WANTED, index)
+    assert look(path, WANTED, index, trust=True).verdict is False
 
 
 def test_proving_can_be_watched_and_stopped(path: Path, index: ProvenIndex) -> None:

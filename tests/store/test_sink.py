@@ -17,6 +17,7 @@ from modelhaul.store import osfile
 from modelhaul.store.osfile import Stamp
 from modelhaul.store.sink import PartFile, check_unchanged, open_private
 from tests.store.helpers import STRACE, descriptors, second_process, trace
+from tests.support.disks import SharingDisk
 
 MIB = 1 << 20
 
@@ -339,6 +340,24 @@ def test_publishing_renames_the_part(tmp_path: Path) -> None:
     assert (tmp_path / "final").read_bytes() == b"proven"
     assert not (tmp_path / "p").exists()
     assert stamp == Stamp.of((tmp_path / "final").lstat())
+
+
+def test_a_part_that_shares_the_blocks_of_another_file_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its length is our own doing, though nothing was written; so is one that was made longer."""
+    disk = SharingDisk().install(monkeypatch)
+    (tmp_path / "source").write_bytes(b"content")
+    part = PartFile.create(tmp_path / "p", None)
+
+    with (tmp_path / "source").open("rb") as source:
+        assert part.clone_from(source.fileno())
+    part.write_at(b"!", 7)
+    part.publish(tmp_path / "final", replaces=None)
+    part.close()
+
+    assert (tmp_path / "final").read_bytes() == b"content!"
+    assert disk.shared == 1
 
 
 @pytest.mark.parametrize("kind", ["file", "same bytes", "link", "dangling link", "folder"])

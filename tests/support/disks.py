@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from modelhaul.store import osfile
 
 
 def mount(*words: str) -> None:
@@ -26,9 +30,9 @@ def unmount(point: Path) -> None:
 
 
 @contextmanager
-def mounted(image: Path, point: Path) -> Iterator[None]:
+def mounted(image: Path, point: Path, options: str = "loop,errors=continue") -> Iterator[None]:
     """An image of a file system, mounted while the block runs; gone for good behind it."""
-    mount("-o", "loop,errors=continue", str(image), str(point))
+    mount("-o", options, str(image), str(point))
     try:
         yield
     finally:
@@ -71,3 +75,33 @@ def small_disk_at(point: Path) -> Iterator[SmallDisk]:
     finally:
         if os.path.ismount(point):
             unmount(point)
+
+
+class SharingDisk:
+    """Stands where `modelhaul.store` calls `fcntl`: a disk whose files can share blocks.
+
+    That the blocks are copied is seen by nobody but the disk.
+
+    Attributes:
+        shared: how often that was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.shared = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(fcntl, name)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> SharingDisk:
+        """Put it where the store finds the system."""
+        monkeypatch.setattr(osfile, "fcntl", self)
+        return self
+
+    def ioctl(self, fd: int, request: int, source: int) -> int:
+        """FICLONE, the only one that is used."""
+        assert request == 0x40049409
+        self.shared += 1
+        size = os.fstat(source).st_size
+        os.ftruncate(fd, size)
+        os.pwrite(fd, os.pread(source, size, 0), 0)
+        return 0

@@ -26,6 +26,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Answer = web.StreamResponse | None
 #: Looks at a request before it is answered; returns an answer of its own, or None.
 Fault = Callable[[web.Request], Answer | Awaitable[Answer]]
+#: Looks at what the hub answers, before it goes out if it is small; gives that, or another answer.
+Change = Callable[[web.Request, web.StreamResponse], web.StreamResponse]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class TestHub:
         seen: every request so far.
         under_way: answers that have begun and not ended; their lines are not in the log yet.
         fault: may answer in place of the hub; set it while it runs.
+        change: may change what the hub answers.
         log: request log with the bytes really sent.
     """
 
@@ -59,6 +62,7 @@ class TestHub:
     seen: list[Seen] = field(default_factory=list)
     under_way: int = 0
     fault: Fault = lambda request: None
+    change: Change = lambda request, answer: answer
 
     def files_asked(self) -> list[Seen]:
         """Requests for bytes of files."""
@@ -170,7 +174,7 @@ def _watched(app: web.Application, hub: TestHub, server: str) -> web.Application
             answer = hub.fault(request)
             if inspect.isawaitable(answer):
                 answer = await answer
-            return answer if answer is not None else await handler(request)
+            return answer if answer is not None else hub.change(request, await handler(request))
         finally:
             hub.under_way -= 1
 

@@ -156,6 +156,9 @@ class RemoteFile:
         revision: the commit that last touched the file, where the hub says so.
         git_sha1: the name of the content as a git blob (SHA-1 in hex of `blob <size>`, a zero byte
             and the content); None if nobody states it. Judges where no `sha256` is stated.
+        pointer: what git calls the pointer that stands for a file in LFS, where the hub says so.
+        xet: the name of the content in the Hub's store of chunks, where the hub says so. Neither of
+            the two judges or tells files apart: they are for the books of other tools.
     """
 
     path: str
@@ -164,6 +167,8 @@ class RemoteFile:
     validator: str | None = None
     revision: str | None = None
     git_sha1: str | None = None
+    pointer: str | None = field(default=None, compare=False)
+    xet: str | None = field(default=None, compare=False)
 
     @property
     def named_by_git(self) -> bool:

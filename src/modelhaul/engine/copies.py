@@ -18,9 +18,9 @@ import anyio
 from modelhaul.core.digests import Digests
 from modelhaul.engine.context import Context
 from modelhaul.engine.task import Order, Task
-from modelhaul.errors import HaulError, IntegrityError, Occupied
+from modelhaul.errors import HaulError, IntegrityError, Occupied, StorageError
 from modelhaul.events import FileProgress, Note
-from modelhaul.store import osfile
+from modelhaul.store import osfile, presence
 from modelhaul.store.claim import COPY, part_name
 from modelhaul.store.hashing import STEP, ContentHash
 from modelhaul.store.index import Entry, Known
@@ -40,6 +40,7 @@ class CopyFile(Task):
         super().__init__(order, None)
         self.context = context
         self._done = 0
+        self._tried: list[Path] = []  # and of no use
         self._digests: Digests | None = None  # once it is copied
 
     @property
@@ -54,21 +55,42 @@ class CopyFile(Task):
         )
 
     async def run(self, source: Path) -> None:
-        """Copy from `source` and set `result`; if that has other bytes, have it fetched."""
+        """Copy from `source` and set `result`.
+
+        If that has other bytes, copy from another place, or have it fetched.
+        """
+        place: Path | None = source
+        while place is not None:
+            place = await self._try(place)
+
+    async def _try(self, source: Path) -> Path | None:
+        """Copy from one place; if that is of no use, gives another one to copy from."""
         try:
             part = await self.context.threads.hash(self._copy, source)
             if part is not None:
                 await self._bring(part)
+        except Unusable as error:
+            return await self._else(source, error)
         except HaulError as error:
-            if isinstance(error, Unusable) and self.order.sources:
-                self._done = 0
-                self.context.emit(Note(message=f"{error.message}; it is fetched instead"))
-                self.context.fetch_instead(self)
-            else:
-                self.fail(error)
-            return
+            self.fail(error)
+            return None
         self.tally.reused = self._done
         self.succeed("copied", size=self._done, digest=self._copied.sha256)
+        return None
+
+    async def _else(self, source: Path, error: Unusable) -> Path | None:
+        """Another place to copy from, if there is one; else have it fetched, if that can be."""
+        self._done = 0
+        self._tried.append(source)
+        place = await self.context.threads.write(self.order.copy_else, self._tried)
+        if place is not None:
+            self.context.emit(Note(message=f"{error.message}; {place} is copied instead"))
+        elif self.order.sources:
+            self.context.emit(Note(message=f"{error.message}; it is fetched instead"))
+            self.context.fetch_instead(self)
+        else:
+            self.fail(error)
+        return place
 
     async def _bring(self, part: PartFile) -> None:
         """Give a part that is proven and durable its final name."""
@@ -109,6 +131,8 @@ class CopyFile(Task):
             with _usable(source):
                 fd = osfile.open_content(source)
             try:
+                if os.fstat(fd).st_size != file.size:
+                    raise self._changed(source)
                 if self._link(part, fd, source):
                     _put_away(part)
                     return None
@@ -170,13 +194,14 @@ class CopyFile(Task):
             Unusable: these are not the bytes that were promised.
         """
         file = self.order.file
+        assert file.size is not None  # or it would not be known what is the same
         content = ContentHash(file)
         buffer = memoryview(bytearray(STEP))
         self._done = 0
         while True:
             with _usable(source):
                 count = read(buffer, self._done)
-            if not count:
+            if not count or self._done > file.size:  # it grows; it might do so for ever
                 break
             content.update(buffer[:count])
             if write is not None:
@@ -185,10 +210,23 @@ class CopyFile(Task):
             self.context.threads.check_cancelled()
         self._digests = content.digests()
         if not self._digests.matches(file):
-            raise Unusable(
-                f"{file.path}: {source}, which should hold the same bytes, has changed",
-                hint="run again with --force to check every file",
-            )
+            self._disprove(source)
+            raise self._changed(source)
+
+    def _changed(self, source: Path) -> Unusable:
+        return Unusable(
+            f"{self.order.file.path}: {source}, which should hold the same bytes, has changed",
+            hint="run again with --force to check every file",
+        )
+
+    def _disprove(self, source: Path) -> None:
+        """In a thread: have the memory know what `source` really holds, or each run would read it.
+
+        That is one more reading, by the rules of the memory; it happens once.
+        """
+        check = self.context.threads.check_cancelled
+        with contextlib.suppress(StorageError):  # then nothing is remembered
+            presence.prove(source, self.order.file, self.context.index, check=lambda count: check())
 
     def _publish(self, part: PartFile) -> None:
         """In a thread: rename and folder sync; then the memory learns of it."""

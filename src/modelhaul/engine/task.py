@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -67,6 +67,7 @@ class Order:
         sources: best first; of a copy those to fetch it from if it cannot be copied.
         label: how people call it, for the journal.
         copy_from: a file on this disk that has the same content; only for copies.
+        copy_else: blocks, and gives another one, given those that turned out to be of no use.
     """
 
     plan: FilePlan
@@ -74,6 +75,7 @@ class Order:
     sources: tuple[Source, ...] = ()
     label: str = ""
     copy_from: Path | None = None
+    copy_else: Callable[[Collection[Path]], Path | None] = lambda tried: None
 
     @property
     def file(self) -> RemoteFile:

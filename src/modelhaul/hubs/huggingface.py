@@ -5,8 +5,9 @@ judges it; for an LFS file the same field names the pointer and says nothing abo
 And the Hub names the next page by an absolute address: behind a mirror that leads away from it, so
 only the query of it is used.
 
-Protocol: huggingface_hub 2.4.0 and the Hub's documentation of rate limits. Checksums of "xet" are
-not used: files are asked for as ranges of their resolve address, which works for all of them.
+Protocol: huggingface_hub 2.4.0 and the Hub's documentation of rate limits. Names of "xet" are kept
+for its books and not used: files are asked for as ranges of their resolve address, which works for
+all of them.
 """
 
 from __future__ import annotations
@@ -207,15 +208,16 @@ def _file(url: str, row: object) -> RemoteFile:
     if row.get("type") != "file":
         raise ProtocolError(f"{shown(url)} lists {path!r} as neither file nor folder")
     size, lfs = row.get("size"), row.get("lfs")
+    name, xet = git_sha1_or_none(row.get("oid")), sha256_or_none(row.get("xetHash"))
     if lfs is None:
-        return RemoteFile(path, _size(url, path, size), git_sha1=git_sha1_or_none(row.get("oid")))
+        return RemoteFile(path, _size(url, path, size), git_sha1=name, xet=xet)
     # Never by the pointer's name: without a digest of its content an LFS file has none.
     sha256 = sha256_or_none(lfs.get("oid")) if isinstance(lfs, dict) else None
     if not isinstance(lfs, dict) or sha256 is None:
         raise ProtocolError(f"{shown(url)} lists {path!r} as an LFS file without a SHA-256")
     if lfs.get("size", size) != size:
         raise ProtocolError(f"{shown(url)} lists {path!r} with two sizes")
-    return RemoteFile(path, _size(url, path, size), sha256=sha256)
+    return RemoteFile(path, _size(url, path, size), sha256=sha256, pointer=name, xet=xet)
 
 
 def _size(url: str, path: str, size: object) -> int:

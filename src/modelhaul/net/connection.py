@@ -20,6 +20,7 @@ import h11
 
 from modelhaul.core.origin import shown
 from modelhaul.errors import ConnectionLost, ProtocolError, TimedOut, TransportError
+from modelhaul.net import rules
 from modelhaul.net.push import commit, cut_short
 from modelhaul.net.transport import MAX_HEADER, Answer, Receiver
 
@@ -36,14 +37,6 @@ _GATHER_SLACK = 1 << 15
 _LOOK_SECONDS = 0.1
 #: Bodies of redirects and errors up to this size are read, so that the connection can be kept.
 _WORTH_READING = 1 << 14
-
-
-def _lower(reply: h11.Response) -> dict[str, str]:
-    """Headers by lower-case name; of repeated ones the first counts, as on the other path."""
-    found: dict[str, str] = {}
-    for name, value in reply.headers:
-        found.setdefault(name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
-    return found
 
 
 class Stale(Exception):
@@ -234,7 +227,10 @@ class Connection(asyncio.BufferedProtocol):
         self.keeps_alive = event.http_version == b"1.1" and not any(
             name == b"connection" and b"close" in value.lower() for name, value in event.headers
         )
-        headers = _lower(event)
+        headers = rules.by_name(
+            (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
+            for name, value in event.headers
+        )
         if "content-length" in headers and "transfer-encoding" in headers:
             # Two framings: who believes the other one takes body bytes for an answer.
             raise ProtocolError(f"{shown(url)} does not speak HTTP")

@@ -173,7 +173,7 @@ class HttpTransport:
             headers["Range"] = request.span.http_range()
         async with self._open(request.url, headers) as response:
             answer = rules.judge(
-                request, response.status, _lower(response.headers), now=time.time()
+                request, response.status, rules.by_name(response.headers.items()), now=time.time()
             )
             if isinstance(answer, Redirect):
                 return answer
@@ -189,7 +189,7 @@ class HttpTransport:
         self, url: str, *, headers: Mapping[str, str], limit: int
     ) -> Response | Redirect:
         async with self._open(url, {"Accept-Encoding": "gzip", **headers}) as response:
-            known = _lower(response.headers)
+            known = rules.by_name(response.headers.items())
             if verdict(response.status) is Verdict.REDIRECT:
                 return Redirect(redirect_target(url, known.get("location", "")))
 
@@ -217,17 +217,6 @@ async def _read(content: aiohttp.StreamReader, url: str, idle: float) -> bytes:
     except (aiohttp.ClientError, OSError) as error:
         raise _mapped(url, error) from _speakable(error)
     raise TimedOut(f"{shown(url)} says nothing any more")
-
-
-def _lower(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers by lower-case name; of repeated ones the first counts, as everywhere else.
-
-    A repeated Content-Length that disagrees never comes here: the parser refuses it.
-    """
-    found: dict[str, str] = {}
-    for name, value in headers.items():
-        found.setdefault(name.lower(), value)
-    return found
 
 
 @contextlib.contextmanager

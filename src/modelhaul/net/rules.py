@@ -7,7 +7,7 @@ Checked before the first byte of a body is used. A status code alone says nothin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
@@ -27,7 +27,26 @@ _DIGITS = re.compile(r"[ \t]*([0-9]{1,19})[ \t]*")
 # RFC 7232 section 2.2.2: a Last-Modified this much older than the answer is a strong validator.
 _STRONG_AGE = 60.0
 
+# Headers that we read as lists, to which a proxy may add by a line of its own.
+_LISTS = {"link", "ratelimit"}
+
 HeaderMap = Mapping[str, str]  # looked up with lower-case names
+
+
+def by_name(lines: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers by lower-case name, from their lines in the order in which they came.
+
+    Repeated lists are one list (RFC 9110 section 5.3). Of anything else the first line counts; two
+    lengths that disagree never come here, the parsers refuse them.
+    """
+    found: dict[str, str] = {}
+    for written, value in lines:
+        name = written.lower()
+        if name in _LISTS and name in found:
+            found[name] += f", {value}"
+        else:
+            found.setdefault(name, value)
+    return found
 
 
 def judge(request: Request, status: int, headers: HeaderMap, *, now: float) -> Answer | Redirect:

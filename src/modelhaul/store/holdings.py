@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,10 +75,16 @@ class Holdings:
         snapshots = [folder for folder in snapshots if folder.is_dir()]
         return cls(index, blobs=blobs, snapshots=snapshots)
 
-    def find(self, files: Iterable[RemoteFile]) -> dict[str, Held]:
+    def find(
+        self, files: Iterable[RemoteFile], *, without: Collection[Path] = ()
+    ) -> dict[str, Held]:
         """The best place of each file's content, by `RemoteFile.content`.
 
         A file without a digest, or without bytes, is not looked for.
+
+        Args:
+            files: what is wanted.
+            without: places that turned out to be of no use.
         """
         wanted = {_digest(file): file for file in files if file.size}
         wanted.pop("", None)  # without one
@@ -88,19 +94,21 @@ class Holdings:
             return found
         for digest, file in wanted.items():
             held = (
-                self._remembered(file, remembered.get(digest, ()))
-                or _first(file, named.get(digest, ()))
-                or self._beside(file)
+                self._remembered(file, remembered.get(digest, ()), without)
+                or self._first(file, named.get(digest, ()), without, named=True)
+                or self._first(file, (at / file.path for at in self._snapshots), without)
             )
             if held is not None and file.content is not None:
                 found[file.content] = held
         return found
 
-    def _remembered(self, file: RemoteFile, paths: Iterable[Path]) -> Held | None:
+    def _remembered(
+        self, file: RemoteFile, paths: Iterable[Path], without: Collection[Path]
+    ) -> Held | None:
         # Blobs first: a file that is wanted in another cache may be the same one then.
         for path in sorted(paths, key=is_blob, reverse=True):
             stamp = _stamp(path)
-            if stamp is None or stamp.size != file.size:
+            if stamp is None or stamp.size != file.size or path in without:
                 continue
             known = self._index.lookup(path, stamp)
             if known is not None and known.matches(file):
@@ -119,16 +127,27 @@ class Holdings:
                 found.setdefault(name, []).append(folder / name)
         return found
 
-    def _beside(self, file: RemoteFile) -> Held | None:
-        for folder in self._snapshots:
-            real = _real(folder / file.path)
+    def _first(
+        self,
+        file: RemoteFile,
+        paths: Iterable[Path],
+        without: Collection[Path],
+        *,
+        named: bool = False,
+    ) -> Held | None:
+        """The first of these that has the right size and is not known to hold something else.
+
+        `named` says that their names state the digest.
+        """
+        for path in paths:
+            real = _real(path)
             stamp = None if real is None else _stamp(real)
-            if real is None or stamp is None or stamp.size != file.size:
+            if real is None or real in without or stamp is None or stamp.size != file.size:
                 continue
             known = self._index.lookup(real, stamp)
             same = None if known is None else known.matches(file)
             if same is not False:
-                return Held(real, sure=same is True)
+                return Held(real, sure=named or same is True)
         return None
 
 
@@ -143,16 +162,6 @@ def _children(folder: Path) -> list[Path]:
 def _digest(file: RemoteFile) -> str:
     """What a store of blobs calls the content; "" if nobody states it."""
     return (file.git_sha1 if file.named_by_git else file.sha256) or ""
-
-
-def _first(file: RemoteFile, paths: Iterable[Path]) -> Held | None:
-    """The first of these that is a file of the right size."""
-    for path in paths:
-        real = _real(path)
-        stamp = None if real is None else _stamp(real)
-        if real is not None and stamp is not None and stamp.size == file.size:
-            return Held(real, sure=True)
-    return None
 
 
 def _real(path: Path) -> Path | None:

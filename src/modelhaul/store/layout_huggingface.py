@@ -326,18 +326,21 @@ def _write_tree(root: Path, trees: str, commit: str, files: Iterable[RemoteFile]
     """The listing as huggingface_hub 2 keeps it: by it, it knows offline that nothing is missing.
 
     Nothing is written of a listing in which a file has no name, for that would not be the whole.
+    Its mode is by the umask, like that of all else here: theirs can be read by its owner only, and
+    others of a shared cache are warned of a corrupt listing.
     """
     rows: dict[str, dict[str, object]] = {}
     for file in sorted(files, key=lambda file: file.path):
         if file.size is None or content_name(file) is None:
             return
-        if file.git_sha1 is not None:
-            rows[file.path] = {"size": file.size, "blob_id": file.git_sha1}
-        else:
+        row = rows[file.path] = {"size": file.size, "blob_id": file.git_sha1}
+        if file.git_sha1 is None:
             assert file.sha256 is not None
-            pointer = blob_name(lfs_pointer(file.sha256, file.size))
-            row = {"size": file.size, "blob_id": pointer}
-            rows[file.path] = row | {"lfs_sha256": file.sha256, "lfs_size": file.size}
+            # A pointer need not have the usual form: the hub knows its name.
+            row["blob_id"] = file.pointer or blob_name(lfs_pointer(file.sha256, file.size))
+            row |= {"lfs_sha256": file.sha256, "lfs_size": file.size}
+        if file.xet is not None:
+            row["xet_hash"] = file.xet
     target = f"{trees}/{commit}.json"
     if not (root / target).exists():
         text = json.dumps({"format_version": 1, "files": rows}, indent=1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelhaul.core.plan import Found
@@ -25,7 +26,8 @@ class Sight:
     Attributes:
         found: kind of thing.
         stamp: of the name itself (a link is not followed), None for nothing.
-        known: what memory says about that very state, None if nothing.
+        known: what memory says about that very state, None if nothing; of a link, about what it
+            leads to, which is never ours.
         verdict: whether the content is the wanted one; None if only hashing can tell.
     """
 
@@ -60,7 +62,7 @@ def look(path: Path, file: RemoteFile, index: ProvenIndex, *, trust: bool) -> Si
     if stat.S_ISDIR(status.st_mode):
         return Sight(Found.FOLDER, stamp)
     if stat.S_ISLNK(status.st_mode):
-        return Sight(Found.LINK, stamp, None, _link_verdict(path, file))
+        return Sight(Found.LINK, stamp, *_behind_link(path, file, index, trust=trust))
     if not stat.S_ISREG(status.st_mode):
         return Sight(Found.OTHER, stamp)
     known = index.lookup(path, stamp)
@@ -88,15 +90,31 @@ def _verdict(file: RemoteFile, size: int, known: Known | None, *, trust: bool) -
     )
 
 
-def _link_verdict(path: Path, file: RemoteFile) -> bool | None:
-    """A link that the user made may lead to the wanted bytes; reading them does no harm."""
+def _behind_link(
+    path: Path, file: RemoteFile, index: ProvenIndex, *, trust: bool
+) -> tuple[Known | None, bool | None]:
+    """What is known of what a link leads to, and the verdict.
+
+    A link that the user made may lead to the wanted bytes; reading them does no harm. Those from
+    blobs into the store that huggingface_hub shares between repositories do, as a rule.
+    """
     try:
-        status = path.stat()
+        real = _behind(path)
+        status = real.lstat()
     except OSError:
-        return False
+        return None, False
     if not stat.S_ISREG(status.st_mode) or file.content is None or status.st_size != file.size:
-        return False
-    return None
+        return None, False
+    known = index.lookup(real, Stamp.of(status))
+    if known is not None:
+        # Even if we put that there: the link is somebody else's, and not ours to replace.
+        known = replace(known, ours=False)
+    return known, _verdict(file, status.st_size, known, trust=trust)
+
+
+def _behind(link: Path) -> Path:
+    """Where a link leads to in the end; unlike `Path.resolve` with one error for all that fails."""
+    return Path(os.path.realpath(link, strict=True))
 
 
 def prove(
@@ -113,7 +131,7 @@ def prove(
     an earlier proof would be believed for ever.
 
     Args:
-        path: a regular file or a link to one.
+        path: a regular file or a link to one; remembered is what the link leads to.
         file: what should be there; it has a digest.
         index: memory of proven files.
         check: called with each number of bytes read; may raise to stop.
@@ -125,21 +143,22 @@ def prove(
     Raises:
         StorageError: it cannot be read, or changed while it was.
     """
+    link = path.is_symlink()
     with storage_errors(f"looking at {path}"):
-        began = Stamp.of(path.stat())
+        if link:
+            path = _behind(path)
+        began = Stamp.of(path.lstat())
     # A change in the same tick as the last one would not show in the times: let the tick pass
     # before the first byte is read. Where ticks are seconds, the result is not remembered.
     wait_for_grain(began)
     settled = time.time_ns() - began.ctime_ns >= grain_ns(began)
     digests, stamp = hash_file(path, file, check=check, sync=True, fresh=fresh)
     right = digests.matches(file) is True
-    if path.is_symlink():
-        return Known.of(digests, ours=False) if right else None
     before = index.lookup(path, stamp)
     known = Known.of(digests, ours=before is not None and before.ours)
     if settled and stamp == began:
         index.remember([Entry(path, stamp, known)])
-    return known if right else None
+    return replace(known, ours=known.ours and not link) if right else None
 
 
 def room(folder: Path) -> int:

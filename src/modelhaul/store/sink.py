@@ -131,7 +131,10 @@ class PartFile:
 
         The part has to be empty. What the other file becomes later does not show in it.
         """
-        return osfile.clone(fd, self._fd)
+        if not osfile.clone(fd, self._fd):
+            return False
+        self._length = os.fstat(self._fd).st_size
+        return True
 
     def barrier(self) -> None:
         """Make every write that has returned durable.

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from modelhaul.core.plan import (
@@ -32,6 +33,7 @@ from modelhaul.events import (
 from modelhaul.report import FileResult, Incomplete, Report
 from modelhaul.settings import Settings
 from modelhaul.store import claim, mounts, osfile, presence, twins
+from modelhaul.store.holdings import Holdings
 from modelhaul.store.layout import Layout
 from modelhaul.store.marker import Marker
 from modelhaul.usecases.compare import Prepared, is_there
@@ -340,9 +342,18 @@ def _orders(prepared: Prepared, state: Path) -> list[Order]:
                 sources=job.sources(plan.file) + (twins.get(content, ()) if fetch else ()),
                 label=f"{job.name}: {plan.file.path}" if plan.file.path != job.name else job.name,
                 copy_from=there,
+                copy_else=partial(_held_else, job.holdings, plan.file),
             )
         )
     return orders
+
+
+def _held_else(holdings: Holdings | None, file: RemoteFile, tried: Collection[Path]) -> Path | None:
+    """One more place on this disk where the content of a file may lie. Blocks."""
+    if holdings is None or file.content is None:
+        return None
+    held = holdings.find([file], without=tried).get(file.content)
+    return None if held is None else held.path
 
 
 # -- reporting ---------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""Whole downloads from a Hugging Face site in memory."""
+"""Whole downloads from a Hugging Face site in memory: what is asked, proven, and told to whom."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import anyio
 import pytest
 
 from modelhaul import HaulError, IntegrityError, Report
-from modelhaul.events import Event, Finished, Note
+from modelhaul.events import Checking, Event, Finished, Note
 from modelhaul.hubs.huggingface import file_url
 from tests.engine.harness import MIB, payload
 from tests.hubs.fakehf import COMMIT, ENDPOINT, answer, refusal
@@ -333,6 +334,41 @@ def test_a_plan_asks_for_no_file(tmp_path: Path) -> None:
     assert virtual(main) == SIZE
     assert site.asked == []
     assert len(site.hub.urls) == 2
+
+
+def test_blobs_in_the_store_that_repositories_share_are_hashed_once(tmp_path: Path) -> None:
+    """Since 1.33 the official client leaves files of xet there, and links to them from the blobs.
+
+    They are proven like any others, remembered, and left where they are.
+    """
+    data, name = FILES["sub/model.bin"], hashlib.sha256(FILES["sub/model.bin"]).hexdigest()
+    store, xet = tmp_path / "hf" / "blobs", "e9" * 32
+    (store / xet[:2]).mkdir(parents=True)
+    (store / ".huggingface-shared-blobs").write_text("1\n")
+    (store / xet[:2] / xet).write_bytes(data)
+    link = tmp_path / "hf" / "models--o--n" / "blobs" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(f"../../blobs/{xet[:2]}/{xet}")
+    site = HfSite(FILES)
+
+    def checked(**wish: object) -> list[int]:
+        """Bytes that a run hashes; it brings the whole."""
+        seen: list[Event] = []
+
+        async def main() -> Report:
+            async with client(site, tmp_path) as here:
+                return await here.download(REPO, on_event=seen.append, **wish)  # type: ignore[arg-type]
+
+        report = virtual(main)
+        assert (Path(report.path) / "sub/model.bin").read_bytes() == data
+        assert report.verified
+        return [event.size for event in seen if isinstance(event, Checking)]
+
+    assert checked() == [len(data)]
+    assert checked() == []
+    assert checked(force=True) == [SIZE]
+    assert not any("model.bin" in asked.url for asked in site.asked)
+    assert os.readlink(link) == f"../../blobs/{xet[:2]}/{xet}"
 
 
 def test_a_cache_is_the_hubs_own(tmp_path: Path) -> None:
