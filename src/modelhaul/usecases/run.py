@@ -376,10 +376,13 @@ def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
         # Published, and killed before the journal went: it speaks of nothing any more. Or a small
         # file or a copy, which would be begun anew: another process may have brought it meanwhile.
         worthless = work.void or work.stem.endswith((claim.WHOLE, claim.COPY))
-        if worthless and locks and not work.busy:
+        # Of a draft nobody knows whose it is: if its owner is alive, it makes another one.
+        draft = work.stem.endswith(osfile.DRAFT)
+        if draft or (worthless and locks and not work.busy):
+            remove = osfile.remove_quietly if draft else osfile.remove_unlocked
             for path in work.paths:
                 try:
-                    osfile.remove_unlocked(path)
+                    remove(path)
                 except OSError as error:
                     # A link, or another user's. The files are in place: that is no reason to fail.
                     emit.note(f"{path} was left where it is: {error.strerror or error}")
