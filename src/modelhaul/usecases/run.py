@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +133,7 @@ async def bring(
     await resources.threads.write(update.settle, in_place, emit)
     await resources.threads.write(_tidy, state, locks, emit)
     prepared.memory.tell(emit)
+    _tell_failing(results.values(), emit)
     report = Report(
         path=str(layout.shown),
         name=job.name,
@@ -360,11 +361,23 @@ def _of_the_same(first: FileResult, path: str) -> FileResult:
         reused=first.size,
         proof_seconds=None,
         sources=(),
+        failing=(),
     )
 
 
 def _failed(path: str, error: HaulError) -> FileResult:
     return FileResult(path=path, final="", how="failed", size=0, error=error)
+
+
+def _tell_failing(results: Iterable[FileResult], emit: Emitter) -> None:
+    """Name each source that failed and was left out, once, however many files it was for."""
+    files: dict[str, list[str]] = {}
+    for result in results:
+        for name in result.failing:
+            files.setdefault(name, []).append(result.path)
+    for name, paths in files.items():
+        what = paths[0] if len(paths) == 1 else f"{len(paths)} files"
+        emit.note(f"source {name} failed, and others brought the rest of {what}")
 
 
 def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
