@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import anyio
@@ -13,6 +14,7 @@ import pytest
 from modelhaul import HaulError, IntegrityError, Report
 from modelhaul.events import Checking, Event, Finished, Note
 from modelhaul.hubs.huggingface import file_url
+from modelhaul.net.transport import Response
 from tests.engine.harness import MIB, payload
 from tests.hubs.fakehf import COMMIT, ENDPOINT, answer, refusal
 from tests.support.hfsite import REF, REPO, STORE, HfSite, client
@@ -185,6 +187,40 @@ def test_an_address_that_ends_every_moment_is_signed_anew(tmp_path: Path) -> Non
     assert len([asked for asked in resolved if asked.url.endswith(".bin")]) == len(site.issued)
 
 
+@pytest.mark.fault(
+    "Hugging Face: a signed address ends under eight connections at once",
+    "one new address for all of them, no byte twice",
+    number=41,
+)
+def test_all_who_meet_the_end_of_an_address_get_one_new_one(tmp_path: Path) -> None:
+    """Each works for eight requests: the eight that come next are refused together."""
+    uses, refused = Counter[str](), Counter[str]()
+
+    def used_up(asked: Asked) -> Fault | None:
+        if STORE not in asked.url:
+            return None
+        uses[asked.url] += 1
+        if uses[asked.url] <= 8:
+            return None
+        refused[asked.url] += 1
+        return Fault(status=403, delay=1.0)  # or the first would have a new one before they come
+
+    data = payload(48 * MIB)
+    site = HfSite({"w.bin": data}, used_up, rate=4e6)
+
+    async def main() -> Report:
+        async with client(site, tmp_path, connections=8, host_connections=8) as here:
+            return await here.download(REPO, local_dir=tmp_path / "m")
+
+    report = virtual(main)
+
+    assert (tmp_path / "m" / "w.bin").read_bytes() == data
+    assert report.verified
+    assert max(refused.values()) > 4  # it is no test if they come one by one
+    assert len(site.issued) == len(refused) + 1
+    assert site.sent == len(data)
+
+
 def test_an_address_that_says_it_is_about_to_end_is_not_used_again(tmp_path: Path) -> None:
     """A second of life is within the margin: every request gets its own, and none is refused."""
     site = HfSite(FILES, until=f"&Expires={int(time.time()) + 1}")
@@ -208,7 +244,7 @@ def test_a_store_that_is_busy_is_asked_again(tmp_path: Path, fault: Fault) -> No
     refused: list[float] = []
 
     def busy(asked: Asked) -> Fault | None:
-        if STORE not in asked.url or len(refused) == 3:
+        if STORE not in asked.url or len(refused) == 4:
             return None
         refused.append(asked.time)
         return fault
@@ -219,21 +255,41 @@ def test_a_store_that_is_busy_is_asked_again(tmp_path: Path, fault: Fault) -> No
 
     assert here(tmp_path) == FILES
     assert report.verified
+    assert len(refused) == 4
     pause = {"ratelimit": 60.0, "retry-after": 30.0}.get("".join(fault.headers), 0.0)
     times = [asked.time for asked in site.asked if STORE in asked.url]
-    assert all(after - before >= pause for before, after in zip(refused, times[1:4], strict=True))
+    assert all(after - before >= pause for before, after in zip(refused, times[1:5], strict=True))
 
 
-def test_an_allowance_that_is_used_up_at_the_first_call_is_waited_for(tmp_path: Path) -> None:
-    """429 with a RateLimit header: the user is told, and then it goes on."""
+@pytest.mark.fault(
+    "Hugging Face: the first call of all is refused with 429",
+    "told, waited for as long as is asked, exit 0",
+    number=36,
+)
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({"ratelimit": '"api";r=0;t=55'}, 55.0), ({"retry_after": "1"}, 1.0)],
+)
+def test_an_allowance_that_is_used_up_at_the_first_call_is_waited_for(
+    tmp_path: Path, headers: dict[str, str], seconds: float
+) -> None:
+    """429 with either header: the user is told, and then it goes on."""
     site, seen = HfSite(FILES), list[Event]()
-    first = iter([answer({}, 429, ratelimit='"api";r=0;t=55')])
-    site.hub.override = lambda url: next(first, None)
+    first = iter([answer({}, 429, **headers)])
+    asked: list[float] = []
+
+    def busy(url: str) -> Response | None:
+        asked.append(anyio.current_time())
+        return next(first, None)
+
+    site.hub.override = busy
 
     download(site, tmp_path, on_event=seen.append)
 
     assert here(tmp_path) == FILES
-    assert any(getattr(event, "seconds", None) == 55.0 for event in seen)
+    assert site.hub.urls[0] == site.hub.urls[1]
+    assert asked[1] - asked[0] >= seconds
+    assert any(getattr(event, "seconds", None) == seconds for event in seen)
 
 
 # -- tokens --------------------------------------------------------------------------------------

@@ -12,14 +12,17 @@ from modelhaul import Report, UsageError
 from modelhaul.core.origin import origin_of
 from modelhaul.core.places import parse_place
 from modelhaul.core.repo import RemoteFile, RepoRef
+from modelhaul.errors import ConnectFailed, ConnectionLost
 from modelhaul.events import Event, Note
 from modelhaul.hubs.base import Hub
 from modelhaul.net.transport import Redirect, Response
+from modelhaul.report import FileResult
 from modelhaul.usecases.job import Emitter
 from modelhaul.usecases.places import more_sources
 from tests.engine.harness import MIB, payload
-from tests.support.hfsite import STORE, HfSite
+from tests.support.hfsite import STORE, HfSite, lfs_or_git
 from tests.support.network import Asked, FakeNetwork, Fault, Served
+from tests.support.payload import older
 from tests.support.site import REF, REPO, site
 from tests.support.virtual import virtual
 from tests.support.web import HF, MS, Web, bring
@@ -49,16 +52,36 @@ def folder(files: Mapping[str, bytes]) -> FakeNetwork:
     return FakeNetwork({f"{quoted}/{path}": Served(data) for path, data in files.items()})
 
 
+#: So that bytes are left to be given out for as long as possible.
+FEW = {"connections": 4, "host_connections": 2}
+
+
 def download(
-    web: Web, path: Path, *sources: str, repo: str = REPO, seen: list[Event] | None = None
+    web: Web,
+    path: Path,
+    *sources: str,
+    repo: str = REPO,
+    seen: list[Event] | None = None,
+    **settings: object,
 ) -> Report:
     """Bring the repository to the folder `m`."""
-    listener = None if seen is None else seen.append
-    return bring(web, path, repo, sources=sources, local_dir=path / "m", on_event=listener)
+    return bring(
+        web,
+        path,
+        repo,
+        sources=sources,
+        local_dir=path / "m",
+        on_event=None if seen is None else seen.append,
+        settings=settings,
+    )
 
 
 def is_right(path: Path, files: Mapping[str, bytes] = FILES) -> bool:
     return all((path / "m" / name).read_bytes() == data for name, data in files.items())
+
+
+def of_weights(report: Report) -> FileResult:
+    return next(file for file in report.files if file.path == "w.bin")
 
 
 def notes(seen: Iterable[Event]) -> str:
@@ -74,8 +97,7 @@ def test_two_hubs_give_more_than_either(tmp_path: Path, source: str) -> None:
 
     assert is_right(tmp_path)
     assert web.ms.sent + web.hf.sent == report.fetched == len(WEIGHTS) + len(CONFIG)
-    weights = next(file for file in report.files if file.path == "w.bin")
-    assert set(weights.sources) == {MS, STORE}
+    assert set(of_weights(report).sources) == {MS, STORE}
     share = web.hf.sent / report.fetched
     assert 0.5 < share < 0.75  # by what they deliver
 
@@ -98,46 +120,207 @@ def test_a_token_never_goes_to_another_place(tmp_path: Path) -> None:
     assert "SECRET" not in str(mirror.called_with)
 
 
-def test_an_older_revision_of_the_same_name_is_not_mixed_in(tmp_path: Path) -> None:
-    """Same path, same size, another digest: not one byte is asked for there."""
+# -- an older revision under the same name -------------------------------------------------------
+
+#: The repository as it was, of which the small file has not changed.
+OLDER = {
+    "same size": {"w.bin": older(WEIGHTS), "config.json": CONFIG},
+    "another size": {"w.bin": older(WEIGHTS[: 20 * MIB]), "config.json": CONFIG},
+}
+
+
+def asked_for_weights(network: FakeNetwork) -> bool:
+    return any("w.bin" in asked.url for asked in network.asked)
+
+
+@pytest.mark.parametrize(
+    ("source", "size"),
+    [
+        ("hf:o/n", "same size"),
+        ("hf:o/n", "another size"),
+        ("auto", "same size"),
+        (MIRROR, "same size"),
+    ],
+)
+def test_an_older_revision_with_another_digest_is_not_asked_for(
+    tmp_path: Path, source: str, size: str
+) -> None:
+    """Its listing says so, of the other hub or of a mirror: not one byte is asked for there."""
     seen: list[Event] = []
-    old = {"w.bin": payload(len(WEIGHTS), 9), "config.json": CONFIG}
-    web = Web(modelscope(), huggingface(old))
+    mirror = slow(site(OLDER[size], endpoint=MIRROR), 30e6)
+    web = Web(modelscope(), huggingface(OLDER[size]), mirror=mirror)
 
-    download(web, tmp_path, "hf:o/n", seen=seen)
-
-    assert is_right(tmp_path)
-    assert not [asked for asked in web.hf.asked if "w.bin" in asked.url]
-    assert "hf:o/n has 1 of 2 files" in notes(seen)
-
-
-def test_a_source_that_dies_half_way_costs_no_error(tmp_path: Path) -> None:
-    """What it would have brought comes from the other."""
-    died = len(WEIGHTS) // 4
-
-    def fault(asked: Asked) -> Fault | None:
-        return Fault(status=503) if web.hf.sent > died else None
-
-    web = Web(modelscope(), huggingface(fault=fault))
-
-    report = download(web, tmp_path, "hf:o/n")
+    download(web, tmp_path, source, seen=seen)
 
     assert is_right(tmp_path)
-    assert web.hf.sent > died
-    assert report.fetched < len(WEIGHTS) + 8 * MIB
+    assert not asked_for_weights(mirror)
+    assert not asked_for_weights(web.hf)
+    label = MIRROR if source == MIRROR else "hf:o/n"
+    assert f"{label} has 1 of 2 files" in notes(seen)
 
 
-def test_a_source_with_wrong_bytes_is_repaired_and_named(tmp_path: Path) -> None:
-    """A folder states no digests: the file's own judges."""
-    wrong = bytearray(WEIGHTS)
-    wrong[:: 2 * MIB] = bytes(len(wrong[:: 2 * MIB]))
-    web = Web(modelscope(), huggingface(), files=slow(folder({"w.bin": bytes(wrong)}), 30e6))
+def test_an_older_revision_of_a_mirror_without_digests_is_repaired_and_named(
+    tmp_path: Path,
+) -> None:
+    """Nothing speaks against it but the digest of the whole: it is asked, and found out."""
+    mirror = slow(site(OLDER["same size"], endpoint=MIRROR, stated=False), 30e6)
+    web = Web(modelscope(), huggingface(), mirror=mirror)
+
+    report = download(web, tmp_path, MIRROR)
+
+    assert is_right(tmp_path)
+    assert asked_for_weights(mirror)
+    assert of_weights(report).disproven == (MIRROR,)
+    assert any(f"{MIRROR} sent wrong bytes of w.bin" in note for note in report.notes)
+
+
+def test_another_size_at_a_mirror_without_digests_is_not_asked_for(tmp_path: Path) -> None:
+    """That much its listing says."""
+    mirror = slow(site(OLDER["another size"], endpoint=MIRROR, stated=False), 30e6)
+    web = Web(modelscope(), huggingface(), mirror=mirror)
+
+    download(web, tmp_path, MIRROR)
+
+    assert is_right(tmp_path)
+    assert not asked_for_weights(mirror)
+
+
+@pytest.mark.parametrize("size", OLDER)
+def test_an_older_revision_in_a_folder_is_found_out_and_named(tmp_path: Path, size: str) -> None:
+    """Of the same size by the digest of the whole, of another one by its first answer."""
+    web = Web(modelscope(), huggingface(), files=slow(folder(OLDER[size]), 30e6))
 
     report = download(web, tmp_path, FOLDER)
 
     assert is_right(tmp_path)
-    weights = next(file for file in report.files if file.path == "w.bin")
-    assert weights.disproven == ("https://files.test",)
+    assert asked_for_weights(web.all[2])
+    weights = of_weights(report)
+    named = weights.disproven if size == "same size" else weights.failing
+    assert named == ("https://files.test",)
+    assert any("https://files.test" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("repo", [REPO, "hf:o/n"])
+def test_a_small_file_of_another_revision_is_found_out_and_named(tmp_path: Path, repo: str) -> None:
+    """Fetched in one go, and on one of the hubs known by its git name only."""
+    refusals = iter([Fault(status=503)])
+
+    def busy(asked: Asked) -> Fault | None:
+        """So that the folder is asked, too."""
+        return next(refusals, None) if "config.json" in asked.url else None
+
+    files = folder({"config.json": payload(len(CONFIG), 8)})
+    web = Web(modelscope(fault=busy), huggingface(fault=busy), files=files)
+
+    report = download(web, tmp_path, FOLDER, repo=repo)
+
+    assert is_right(tmp_path)
+    assert files.sent == len(CONFIG)
+    config = next(file for file in report.files if file.path == "config.json")
+    assert config.disproven == ("https://files.test",)
+
+
+# -- sources that fail or lie --------------------------------------------------------------------
+
+
+def killed_at(network: FakeNetwork, count: int) -> list[str]:
+    """Have every connection to it cut once so many bytes came, and refused from then on.
+
+    Returns:
+        What was cut or refused, in words.
+    """
+    died: list[str] = []
+    turn, fault = network.pass_pipe, network.fault
+
+    async def pass_pipe(step: int) -> None:
+        if network.sent >= count:
+            died.append("cut")
+            raise ConnectionLost("the connection was cut")
+        await turn(step)
+
+    def dead(asked: Asked) -> Fault | None:
+        if network.sent < count:
+            return fault(asked)
+        died.append("refused")
+        return Fault(error=ConnectFailed("nobody listens"))
+
+    network.pass_pipe = pass_pipe  # type: ignore[method-assign]
+    network.fault = dead
+    return died
+
+
+@pytest.mark.fault(
+    "one of two sources is killed half-way",
+    "the right bytes, nothing that arrived is fetched again, and it is named",
+)
+@pytest.mark.parametrize("victim", ["ms", "hf"])
+def test_a_source_that_is_killed_half_way_is_named(tmp_path: Path, victim: str) -> None:
+    """Whether it is the repository itself or the second source."""
+    web = Web(modelscope(), huggingface())
+    dead: FakeNetwork = getattr(web, victim)
+    died = killed_at(dead, len(WEIGHTS) // 5)
+
+    report = download(web, tmp_path, "hf:o/n", **FEW)
+
+    assert is_right(tmp_path)
+    assert "cut" in died
+    assert dead.sent >= len(WEIGHTS) // 5
+    name = MS if victim == "ms" else HF
+    assert of_weights(report).failing == (name,)
+    assert any(f"{name} failed" in note for note in report.notes)
+    assert report.fetched < len(WEIGHTS) + len(CONFIG) + 8 * MIB
+
+
+def test_a_source_that_answers_with_errors_half_way_is_named(tmp_path: Path) -> None:
+    """What it would have brought comes from the other."""
+    refused: list[Asked] = []
+
+    def fault(asked: Asked) -> Fault | None:
+        if web.hf.sent < len(WEIGHTS) // 8:
+            return None
+        refused.append(asked)
+        return Fault(status=503)
+
+    web = Web(modelscope(), huggingface(fault=fault))
+
+    report = download(web, tmp_path, "hf:o/n", **FEW)
+
+    assert is_right(tmp_path)
+    assert refused
+    assert web.hf.sent >= len(WEIGHTS) // 8
+    assert of_weights(report).failing == (HF,)
+    assert any(f"{HF} failed" in note for note in report.notes)
+    assert report.fetched < len(WEIGHTS) + len(CONFIG) + 8 * MIB
+
+
+def test_a_source_that_came_back_is_not_called_a_failing_one(tmp_path: Path) -> None:
+    """A few refusals at the start are no news once it works."""
+    refusals = iter([Fault(status=503, headers={"retry-after": "1"})] * 2)
+    web = Web(slow(modelscope(), 5e6), huggingface(fault=lambda asked: next(refusals, None)))
+
+    report = download(web, tmp_path, "hf:o/n", **FEW)
+
+    assert is_right(tmp_path)
+    assert next(refusals, None) is None
+    assert web.hf.sent > 0
+    assert of_weights(report).failing == ()
+    assert report.notes == ()
+
+
+@pytest.mark.parametrize("source", ["hf:o/n", FOLDER])
+def test_a_source_with_wrong_bytes_is_repaired_and_named(tmp_path: Path, source: str) -> None:
+    """It states the right digest and lies, or it is a folder and states none."""
+    wrong = OLDER["same size"]
+    liar = HfSite(wrong)
+    liar.hub.row = lambda path, size: lfs_or_git(path, FILES[path])
+    web = Web(modelscope(), slow(liar, 50e6), files=slow(folder(wrong), 30e6))
+
+    report = download(web, tmp_path, source)
+
+    assert is_right(tmp_path)
+    name = HF if source == "hf:o/n" else "https://files.test"
+    assert of_weights(report).disproven == (name,)
+    assert any(f"{name} sent wrong bytes of w.bin" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ class FileResult:
         sources: where the bytes came from, as `scheme://host[:port]`.
         disproven: sources that sent wrong bytes, as the digest has shown, named as they were given:
             before any redirect. The file is right all the same: those bytes were fetched again.
+        failing: sources that refused or broke off when they were last asked, named likewise. Others
+            brought what they would have.
         error: why it failed, or None.
     """
 
@@ -49,6 +51,7 @@ class FileResult:
     proof_seconds: float | None = None
     sources: tuple[str, ...] = ()
     disproven: tuple[str, ...] = ()
+    failing: tuple[str, ...] = ()
     error: HaulError | None = None
 
 

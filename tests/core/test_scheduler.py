@@ -1123,6 +1123,34 @@ def test_a_right_answer_forgives_the_faults() -> None:
     assert source.alive
 
 
+@pytest.mark.parametrize(
+    ("what", "failing", "well"),
+    [
+        ([], False, False),
+        (["served"], False, True),
+        (["served", "failed"], True, False),
+        (["failed", "served"], False, True),
+        (["failed", "served before"], True, False),
+        (["served", "dropped"], True, True),
+    ],
+)
+def test_a_source_fails_until_it_serves_what_it_was_asked_for_since(
+    what: list[str], failing: bool, well: bool
+) -> None:
+    """What was under way when it failed may still arrive, and says nothing."""
+    source = known()
+
+    for moment, happened in enumerate(what, start=1):
+        if happened == "failed":
+            source.failed(float(moment))
+        elif happened == "dropped":
+            source.alive = False
+        else:
+            source.served(moment - (1.5 if happened == "served before" else 0.5))
+
+    assert (source.failing, source.well) == (failing, well)
+
+
 # -- late ones -------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 
 from modelhaul.net.transport import Redirect, Response
 from modelhaul.server.serve import running
-from tests.hubs.fakehf import COMMIT, FakeHf, refusal
+from tests.hubs.fakehf import COMMIT, FakeHf, answer, refusal
 from tests.support.hfsite import lfs_or_git
 from tests.support.world import World, content, last_line, tree
 
@@ -39,6 +39,8 @@ class Hub:
         calls: what answers about the repository.
         url: its address; `store` that of the place where LFS files are.
         seen: origin's name, path and Authorization of every request for bytes or about them.
+        refused: requests to addresses that had ended.
+        busy: how many more requests to the store are answered with 503.
     """
 
     root: Path
@@ -48,6 +50,7 @@ class Hub:
     store: str = ""
     seen: list[tuple[str, str, str | None]] = field(default_factory=list)
     refused: int = 0
+    busy: int = 0
 
     def put(self, files: dict[str, bytes]) -> None:
         for path, data in files.items():
@@ -88,6 +91,9 @@ class Hub:
 
     async def _stored(self, request: web.Request) -> web.StreamResponse:
         self._note("store", request)
+        if self.busy:
+            self.busy -= 1
+            return web.Response(status=503, headers={"Retry-After": "0"})
         if float(request.query["Until"]) < time.time():
             self.refused += 1
             return web.Response(status=403)
@@ -141,6 +147,27 @@ def test_a_repository_arrives_and_is_not_fetched_again(world: World, hub: Hub) -
     assert asked > 0
     assert len(hub.bytes_asked()) == asked
     assert world.hub.seen == []
+
+
+@pytest.mark.fault(
+    "Hugging Face: 429 for the first call of all, then 503 from its store",
+    "told and waited for, the right bytes, exit 0",
+    number=(36, 38),
+)
+def test_a_busy_hub_and_a_busy_store_are_waited_for(world: World, hub: Hub) -> None:
+    """What the official client dies of, one after the other."""
+    first = iter([answer({}, 429, retry_after="1")])
+    hub.calls.override = lambda url: next(first, None)
+    hub.busy = 2
+
+    done = world.run("download", "hf:o/n", "--local-dir", "d")
+
+    assert done.returncode == 0, done.stderr
+    assert {path: (world.work / "d" / path).read_bytes() for path in FILES} == FILES
+    assert hub.calls.urls[0] == hub.calls.urls[1]
+    assert hub.busy == 0
+    assert "waiting: " in done.stderr
+    assert "429" in done.stderr
 
 
 def test_addresses_that_end_every_second_are_no_trouble(world: World, hub: Hub) -> None:

@@ -583,6 +583,40 @@ def test_bytes_survive_any_split_into_writes(tmp_path: Path) -> None:
     assert (tmp_path / "f").read_bytes() == data
 
 
+# -- small things that are put in place by a rename ----------------------------------------------
+
+
+def test_a_draft_that_another_run_takes_away_is_made_once_more(tmp_path: Path) -> None:
+    """Together with the folder that it was in, as whoever ends last does."""
+    state, made = tmp_path / "state", list[Path]()
+
+    def make(draft: Path) -> None:
+        draft.write_bytes(b"main")
+        made.append(draft)
+        if len(made) == 1:
+            draft.unlink()
+            state.rmdir()
+
+    state.mkdir()
+    osfile.put_in_place(tmp_path / "ref", make, state=state)
+
+    assert len(made) == 2
+    assert (tmp_path / "ref").read_bytes() == b"main"
+    assert list(state.iterdir()) == []
+
+
+def test_what_cannot_be_put_in_place_leaves_no_draft(tmp_path: Path) -> None:
+    """A folder stands there, or there is none to put it into."""
+    (tmp_path / "folder" / "full").mkdir(parents=True)
+    state = tmp_path / "state"
+
+    for target, error in (("folder", OSError), ("missing/ref", FileNotFoundError)):
+        with pytest.raises(error):
+            osfile.put_in_place(tmp_path / target, lambda draft: draft.touch(), state=state)
+
+    assert list(state.iterdir()) == []
+
+
 def test_a_folder_says_whether_it_takes_links(tmp_path: Path) -> None:
     """By a probe that is gone afterwards."""
     assert osfile.takes_links(tmp_path)

@@ -32,8 +32,12 @@ KINDS = {
     r".*\.part": "part",
     r".*\.journal": "journal",
     r".*\.update": "marker",
+    r".*\.draft": "draft",
+    r"\.modelhaul-probe-.*": "probe",
     r"\.modelhaul": "state folder",
 }
+#: What a draft becomes, by the folder of Hugging Face's cache that it is renamed into.
+DRAFTS = {"snapshots": "link", "refs": "ref", "trees": "listing"}
 #: First byte of a record; zeros where the file system cannot reserve room for them.
 RECORDS = {0: "zeros", 1: "HAVE", 2: "VOID", 3: "SYNCED"}
 
@@ -126,15 +130,39 @@ def wrap(steps: Steps) -> None:
         "posix_fallocate": "allocate",
         "fdatasync": "sync",
         "fsync": "sync",
-        "replace": "rename",
         "unlink": "remove",
         "mkdir": "make",
         "rmdir": "remove",
     }.items():
         plain(os, name, verb)
     plain(fcntl, "flock", "lock")
+    _wrap_rename(steps, about)
+    _wrap_link(steps, about)
     _wrap_open(steps, about)
     _wrap_write(steps, about)
+
+
+def _wrap_rename(steps: Steps, about: Callable[[str, object], str | None]) -> None:
+    real = os.replace
+
+    def replace(source: Any, target: Any, **more: Any) -> None:
+        step = about("rename", source)
+        if step == "rename draft":
+            below = os.path.relpath(target, os.path.dirname(os.path.dirname(source)))
+            step = f"rename {DRAFTS.get(below.partition(os.sep)[0], 'draft')}"
+        steps.run(step, lambda: real(source, target, **more))
+
+    os.replace = replace
+
+
+def _wrap_link(steps: Steps, about: Callable[[str, object], str | None]) -> None:
+    real = os.symlink
+
+    def symlink(source: Any, target: Any, *args: Any, **more: Any) -> None:
+        step = about("link", target)
+        steps.run(step, lambda: real(source, target, *args, **more))
+
+    os.symlink = symlink
 
 
 def _wrap_open(steps: Steps, about: Callable[[str, object], str | None]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.support.hub import TestHub, hub_in_thread, put
 from tests.support.payload import payload as content
@@ -111,10 +112,10 @@ MODEL = {
 
 
 @contextmanager
-def machine(folder: Path) -> Iterator[World]:
-    """A fresh machine below `folder`, and a hub that holds nothing yet."""
+def machine(folder: Path, **options: Any) -> Iterator[World]:
+    """A fresh machine below `folder`, and a hub that holds nothing yet; see `hub_in_thread`."""
     root, home, work = folder / "hub", folder / "home", folder / "work"
     for made in (root, home, work):
         made.mkdir()
-    with hub_in_thread(root, folder / "requests.jsonl") as hub:
+    with hub_in_thread(root, folder / "requests.jsonl", **options) as hub:
         yield World(hub, home, work)

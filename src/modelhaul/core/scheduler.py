@@ -70,7 +70,13 @@ class Host:
 
 @dataclass(slots=True, eq=False)
 class SourceState:
-    """One source of one job while the run lasts."""
+    """One source of one job while the run lasts.
+
+    Attributes:
+        fallback: asked only when no other source is alive.
+        failed_at: when a request to it failed, None if it has served since.
+        well: it has served, and has not failed since.
+    """
 
     name: str
     host: Host
@@ -83,11 +89,24 @@ class SourceState:
     faults: int = 0
     strikes: int = 0
     active: int = 0
+    failed_at: float | None = None
+    well: bool = False
 
-    def served(self) -> None:
-        """An answer was checked and is right."""
+    @property
+    def failing(self) -> bool:
+        """It is of no more use, or nothing that it was asked for since it failed has come."""
+        return not self.alive or self.failed_at is not None
+
+    def failed(self, now: float) -> None:
+        """A request to it failed."""
+        self.failed_at, self.well = now, False
+
+    def served(self, began: float = float("inf")) -> None:
+        """An answer was checked and is right; `began` is when it was asked for, if not just now."""
         self.faults = 0
         self.strikes = 0
+        if self.failed_at is None or began > self.failed_at:
+            self.failed_at, self.well = None, True
 
     def ranged(self) -> None:
         """A range was answered with exactly that range."""

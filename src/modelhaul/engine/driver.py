@@ -502,7 +502,7 @@ class Engine:
         else:
             asking.lane.completed += 1
             asking.lane.health.good()
-            lease.source.served()
+            lease.source.served(lease.began)
         self._failures.check_hope(asking.task)
         self._feed()
         self._dispatch()

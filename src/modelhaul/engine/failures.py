@@ -129,6 +129,8 @@ class Failures:
     def _tell_origin(self, judgement: Judgement, asking: Asking, error: HaulError) -> bool:
         """Tell origin and address; False if the failure came with others that counted."""
         now, lane = anyio.current_time(), asking.lane
+        if not judgement.expire and not judgement.ignored:
+            asking.lease.source.failed(now)
         counts = True  # requests that fail together are one failure
         if judgement.slower:
             lane.pace.refused(now, lane.active)

@@ -156,8 +156,16 @@ class Task:
                 proof_seconds=tally.proof_seconds if how == "fetched" else None,
                 sources=tuple(tally.sources),
                 disproven=tuple(tally.disproven),
+                failing=self._failing(),
             )
         )
+
+    def _failing(self) -> tuple[str, ...]:
+        """Sources that failed in the end, where another one went on."""
+        sources = self.job.sources if self.job is not None else []
+        well = {source.name for source in sources if source.alive and source.well}
+        failing = dict.fromkeys(source.name for source in sources if source.failing)
+        return tuple(name for name in failing if name not in well) if well else ()
 
     def fail(self, error: HaulError) -> None:
         """The file is given up."""

@@ -269,16 +269,17 @@ class LegacyCache:
 
     def _write(self, rows: list[dict[str, str]]) -> None:
         book = self.root / ".msc"
-        with storage_errors(f"writing {book}"):
-            osfile.make_folders(self.state)
-            draft = self.state / f"msc-{os.getpid()}.draft"
+
+        def write(draft: Path) -> None:
             fd = osfile.open_file(draft, create=True, truncate=True)
             try:
                 osfile.write_all(fd, pickle.dumps(rows, protocol=4), 0)
                 osfile.sync_data(fd)
             finally:
                 os.close(fd)
-            os.replace(draft, book)
+
+        with storage_errors(f"writing {book}"):
+            osfile.put_in_place(book, write, state=self.state)
             osfile.sync_folder(self.root)
 
 

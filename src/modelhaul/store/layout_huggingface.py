@@ -14,9 +14,8 @@ import json
 import os
 import re
 import stat
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -158,8 +157,7 @@ class HuggingFaceCache:
             if link.parent not in checked:
                 osfile.check_parents(self.root, pointer)
                 osfile.make_folders(link.parent)
-            with _draft(self.state, lambda draft: os.symlink(target, draft)) as draft:
-                os.replace(draft, link)
+            osfile.put_in_place(link, lambda draft: os.symlink(target, draft), state=self.state)
         return True
 
     def _write_tree(self) -> None:
@@ -368,10 +366,11 @@ def _put(root: Path, relative: str, data: bytes, *, durable: bool = True) -> Non
         if _holds(target, data):
             return
         osfile.make_folders(target.parent)
-        with _draft(
-            root / RESERVED_FOLDER, lambda draft: _write(draft, data, durable=durable)
-        ) as draft:
-            os.replace(draft, target)
+        osfile.put_in_place(
+            target,
+            lambda draft: _write(draft, data, durable=durable),
+            state=root / RESERVED_FOLDER,
+        )
         if durable:
             osfile.sync_folder(target.parent)
 
@@ -384,31 +383,6 @@ def _write(path: Path, data: bytes, *, durable: bool) -> None:
             osfile.sync_data(fd)
     finally:
         os.close(fd)
-
-
-@contextlib.contextmanager
-def _draft(state: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """Something in the state folder that is about to be renamed to where it belongs.
-
-    Never beside that: what a kill leaves there, their tools would take for a file or a branch.
-    """
-    draft = state / f"{os.getpid():x}-{threading.get_ident():x}.draft"
-    try:
-        for last in (False, False, True):
-            try:
-                make(draft)
-                break
-            except (FileNotFoundError, FileExistsError):
-                # The first time; or another run of ours has ended and taken the empty folder away;
-                # or one that had our numbers was killed right here.
-                if last:
-                    raise
-                osfile.make_folders(state)
-                osfile.remove_quietly(draft)
-        yield draft
-    except BaseException:
-        osfile.remove_quietly(draft)
-        raise
 
 
 def _holds(target: Path, data: bytes) -> bool:

@@ -17,7 +17,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,8 @@ _NO_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
 _FICLONE = 0x40049409  # linux/fs.h; the fcntl module has it from Python 3.14 on
 #: How often a folder is made anew for a file; one that goes more often is not to be had.
 _REMOVALS = 16
+#: What is about to be renamed to where it belongs (`put_in_place`); worth nothing to a later run.
+DRAFT = ".draft"
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 #: Where the system shows the files that this process has open; None where it does not.
 _OPEN_FILES = "/proc/self/fd" if sys.platform == "linux" else None
@@ -420,6 +422,35 @@ def remove_unlocked(path: Path) -> None:
             path.unlink()
     finally:
         os.close(fd)
+
+
+def put_in_place(target: Path, make: Callable[[Path], None], *, state: Path) -> None:
+    """Make a small file or a link in the state folder and rename it to `target`.
+
+    Never beside the target: what a kill leaves there, the official tools would take for a file or
+    a branch. What it leaves in the state folder the next run removes when it ends; so may one that
+    ends while this one works, together with the folder: then it is made once more.
+
+    Args:
+        target: its name; the folder exists.
+        make: makes it under the name that it is given, of which nobody else knows.
+        state: the state folder, which need not exist.
+    """
+    numbers = f"{os.getpid():x}-{threading.get_ident():x}-{time.monotonic_ns():x}"
+    draft = state / f"{numbers}{DRAFT}"
+    for last in (False, False, True):
+        try:
+            make(draft)
+            os.replace(draft, target)
+            return
+        except FileNotFoundError:
+            remove_quietly(draft)
+            if last:
+                raise
+            make_folders(state)
+        except BaseException:
+            remove_quietly(draft)
+            raise
 
 
 def folds_names(folder: Path) -> bool:

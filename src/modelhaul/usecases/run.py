@@ -140,6 +140,7 @@ async def bring(
     await resources.threads.write(_tidy, state, locks, emit)
     await resources.threads.write(_remove_empty, [layout.root] if new and not in_place else [])
     prepared.memory.tell(emit)
+    _tell_failing(results.values(), emit)
     report = Report(
         path=str(layout.shown),
         name=job.name,
@@ -386,11 +387,23 @@ def _of_the_same(first: FileResult, path: str) -> FileResult:
         reused=first.size,
         proof_seconds=None,
         sources=(),
+        failing=(),
     )
 
 
 def _failed(path: str, error: HaulError) -> FileResult:
     return FileResult(path=path, final="", how="failed", size=0, error=error)
+
+
+def _tell_failing(results: Iterable[FileResult], emit: Emitter) -> None:
+    """Name each source that failed and was left out, once, however many files it was for."""
+    files: dict[str, list[str]] = {}
+    for result in results:
+        for name in result.failing:
+            files.setdefault(name, []).append(result.path)
+    for name, paths in files.items():
+        what = paths[0] if len(paths) == 1 else f"{len(paths)} files"
+        emit.note(f"source {name} failed, and others brought the rest of {what}")
 
 
 def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
@@ -402,10 +415,13 @@ def _tidy(state: Path, locks: bool, emit: Emitter) -> None:
         # Published, and killed before the journal went: it speaks of nothing any more. Or a small
         # file or a copy, which would be begun anew: another process may have brought it meanwhile.
         worthless = work.void or work.stem.endswith((claim.WHOLE, claim.COPY))
-        if worthless and locks and not work.busy:
+        # Of a draft nobody knows whose it is: if its owner is alive, it makes another one.
+        draft = work.stem.endswith(osfile.DRAFT)
+        if draft or (worthless and locks and not work.busy):
+            remove = osfile.remove_quietly if draft else osfile.remove_unlocked
             for path in work.paths:
                 try:
-                    osfile.remove_unlocked(path)
+                    remove(path)
                 except OSError as error:
                     # A link, or another user's. The files are in place: that is no reason to fail.
                     emit.note(f"{path} was left where it is: {error.strerror or error}")
