@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.core.hedging import LEAD, LEAST, MIB, SHARE, Allowance, candidate, over_read, wins
-from modelhaul.core.scheduler import CHUNK, Host, Job, Lease, Scheduler, SourceState
+from modelhaul.core.scheduler import CHUNK, Job, Lease, Scheduler
+from modelhaul.core.sources import Host, SourceState
 from modelhaul.core.span import Span, SpanSet
 from tests.support.properties import thorough
 
@@ -113,7 +114,7 @@ def test_these_are_never_late(why: str) -> None:
         case "held":
             scheduler.hold(lease)
         case "revoked":
-            scheduler.take_back(lease)
+            scheduler.take_back(lease, 0.1)
         case "hedged":
             scheduler.hedge(lease, lease.source, 0.1)
         case _:

@@ -24,12 +24,11 @@ from modelhaul.core.scheduler import (
     MIB,
     SMALLEST_SPLIT,
     SPLIT_ALIGN,
-    Host,
     Job,
     Lease,
     Scheduler,
-    SourceState,
 )
+from modelhaul.core.sources import Host, SourceState
 from modelhaul.core.span import Span, SpanSet
 from tests.support.properties import thorough
 
@@ -287,7 +286,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert len(late) == len(set(late))
         assert set(late) <= set(self._running())
         for lease in [one for one in self.out if one in late]:
-            self.scheduler.take_back(lease)
+            self.scheduler.take_back(lease, self.now)
             self._end(lease, again=True)
 
     @rule(pick=picks, source=picks)
@@ -637,7 +636,7 @@ def test_a_blocked_connection_leaves_what_was_taken_back_alone() -> None:
     """The whole of it comes back: splitting it now would make two requests of one."""
     scheduler, _, leases = blocked_after_two(1e6, 1e6)
     before = leases[0].stop
-    scheduler.take_back(leases[0])
+    scheduler.take_back(leases[0], 1.0)
 
     helper = take(scheduler, 1, now=0.4)
 
@@ -810,7 +809,7 @@ def test_a_lease_that_was_taken_back_by_us_is_not_the_slowest_any_more() -> None
     scheduler = Scheduler(chunk=16 * MIB)
     scheduler.add(ranged(1, 32 * MIB, known(round_trip=0.001, rate=1e6)))
     revoked, other = take(scheduler), take(scheduler)
-    scheduler.take_back(revoked)
+    scheduler.take_back(revoked, 1.0)
 
     thief = take(scheduler)
 
@@ -1223,7 +1222,7 @@ def test_patience_doubles_with_each_request_taken_back() -> None:
         patience.append(source.host.patience(answered=True))
         scheduler, lease = silent_lease(known())
         lease.source.host = source.host
-        scheduler.take_back(lease)
+        scheduler.take_back(lease, 1.0)
 
     assert patience == [1, 2, 4, 8, 16, 32, 64, 64]
 
@@ -1241,7 +1240,7 @@ def test_a_lease_taken_back_is_not_taken_back_twice() -> None:
     """Its request may take a moment to end."""
     scheduler, lease = silent_lease(known())
 
-    scheduler.take_back(lease)
+    scheduler.take_back(lease, 1.0)
 
     assert lease.revoked
     assert scheduler.overdue(1000.0, idle=True) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -35,7 +35,7 @@ class _Listed:
         listed = self.offer.match(file)
         if listed is None:
             return None
-        return self.hub.sources(self.snapshot, listed)[0]
+        return replace(self.hub.sources(self.snapshot, listed)[0], place=self.label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class _Folder:
         if file.content is None:
             return None
         url = self.prefix.file_url(file.path)
-        return Source(url, origin_of(url))
+        return Source(url, origin_of(url), place=self.label)
 
 
 async def more_sources(
