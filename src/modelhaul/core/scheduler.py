@@ -78,7 +78,7 @@ class Job:
             return some
         some = [source for source in some if source.name == self.believed] or some
         some = [source for source in some if source.name not in self.wrong] or some
-        some = [source for source in some if not source.standing.last] or some
+        some = [source for source in some if not source.standing.is_last(small=self.whole)] or some
         if self.whole:
             some = [source for source in some if source.name not in self.doubted] or some
         return [source for source in some if not source.fallback] or some

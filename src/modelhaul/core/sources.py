@@ -88,36 +88,51 @@ class Standing:
         place: what people call it.
         own: the repository itself; it is never set aside.
         failures: requests in a row that failed or were late; those that fail together are one.
-        without: files in a row that it had not, or would not give.
+        without: large files in a row that it had not, or would not give.
+        without_small: the same of small ones, of which a place with the weights alone has none.
         lies: files in a row of which it sent wrong bytes, as their digests have shown.
         served: requests that it answered well.
         trouble: what went wrong last, in words.
         last: it was set aside.
+        last_small: it was set aside as far as small files go.
     """
 
     place: str = ""
     own: bool = False
     failures: int = 0
     without: int = 0
+    without_small: int = 0
     lies: int = 0
     served: int = 0
     trouble: str = ""
     last: bool = False
+    last_small: bool = False
 
-    def serve(self) -> None:
+    def is_last(self, *, small: bool) -> bool:
+        """Whether it is asked only for what nobody else has."""
+        return self.last or (small and self.last_small)
+
+    def serve(self, *, small: bool) -> None:
         """A request was answered well; whether the bytes are right is for the digest to say."""
-        self.failures = self.without = 0
+        self.failures = 0
         self.served += 1
+        if small:
+            self.without_small = 0
+        else:
+            self.without = 0
 
     def fail(self, trouble: str) -> None:
         """A request failed, or was late."""
         self.failures += 1
         self.trouble = trouble
 
-    def lack(self, trouble: str) -> None:
+    def lack(self, trouble: str, *, small: bool) -> None:
         """It will not give a file."""
-        self.without += 1
         self.trouble = trouble
+        if small:
+            self.without_small += 1
+        else:
+            self.without += 1
 
     def lie(self, path: str) -> None:
         """It sent wrong bytes of a file, which is right by now."""
@@ -134,11 +149,15 @@ class Standing:
         Args:
             beside: another place of the same file works; else its failures may be the line's.
         """
+        if self.own or self.last:
+            return False
         failing = beside and self.failures >= MOST_FAILURES
-        return (
-            not self.own
-            and not self.last
-            and (failing or self.without >= MOST_WITHOUT or self.lies >= MOST_LIES)
+        return failing or self.without >= MOST_WITHOUT or self.lies >= MOST_LIES
+
+    def useless_for_small(self) -> bool:
+        """Whether it should be set aside as far as small files go."""
+        return not (self.own or self.last or self.last_small) and (
+            self.without_small >= MOST_WITHOUT
         )
 
 
@@ -159,11 +178,11 @@ class SourceState:
     active: int = 0
     standing: Standing = field(default_factory=Standing)
 
-    def served(self) -> None:
+    def served(self, *, small: bool = False) -> None:
         """An answer was checked and is right."""
         self.faults = 0
         self.strikes = 0
-        self.standing.serve()
+        self.standing.serve(small=small)
 
     def ranged(self) -> None:
         """A range was answered with exactly that range."""

@@ -519,7 +519,7 @@ class Engine:
         else:
             asking.lane.completed += 1
             asking.lane.health.good()
-            lease.source.served()
+            lease.source.served(small=lease.job.whole)
         self._failures.check_hope(asking.task)
         self._feed()
         self._dispatch()

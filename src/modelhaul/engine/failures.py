@@ -66,17 +66,16 @@ class Failures:
         task, source, job = asking.task, asking.lease.source, asking.lease.job
         if task.result is not None:
             return
-        judgement = judge(error, signed=asking.signed)
+        judgement, before = judge(error, signed=asking.signed), source.alive
         if judgement.give_up:
             task.fail(error)
             for lease in job.leases:
                 self._revoke(lease)
             return
         costs = self._carry_out(judgement, asking, error)
-        if not source.alive:
-            self._emit(
-                SourceDropped(path=task.order.file.path, source=source.name, reason=error.message)
-            )
+        if before and not source.alive:
+            path = task.order.file.path
+            self._emit(SourceDropped(path=path, source=source.name, reason=error.message))
             self._places.lacked(source, job, error.message)
         elif costs:
             self._places.failed(source, job, error.message)

@@ -53,7 +53,7 @@ class Places:
 
     def lacked(self, source: SourceState, job: Job, trouble: str) -> None:
         """It does not give this file."""
-        source.standing.lack(trouble)
+        source.standing.lack(trouble, small=job.whole)
         self._review(source.standing, job)
 
     def lied(self, source: SourceState, path: str, note: str) -> None:
@@ -79,19 +79,26 @@ class Places:
         for standing in self._standings.values():
             if standing.own or standing.last or not standing.trouble or standing.lies:
                 continue
-            if standing.served == 0:
+            if standing.served == 0 and not standing.last_small:
                 self._tell(standing, "was of no use")
             elif standing.failures >= _AILING:
-                self._tell(standing, "was of no use any more at the end")
+                self._tell(standing, "was of no use at the end")
 
     def _review(self, standing: Standing, job: Job) -> None:
         others = [one.standing for one in job.askable() if one.standing is not standing]
         if standing.useless(beside=any(other.failures == 0 for other in others)):
             self._set_aside(standing)
+        elif standing.useless_for_small():
+            standing.last_small = True
+            self._tell(standing, "is not used any more for small files")
+            self._revoke_unanswered(standing)
 
     def _set_aside(self, standing: Standing) -> None:
         standing.last = True
         self._tell(standing, "is not used any more")
+        self._revoke_unanswered(standing)
+
+    def _revoke_unanswered(self, standing: Standing) -> None:
         for lease in self._leases(standing):
             if lease.first_byte is None:
                 self._revoke(lease)
@@ -102,6 +109,7 @@ class Places:
             lease
             for lease in self._scheduler.leases
             if lease.source.standing is standing
+            and standing.is_last(small=lease.job.whole)
             and any(one.standing is not standing for one in lease.job.askable())
         ]
 
