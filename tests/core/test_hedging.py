@@ -76,6 +76,18 @@ def test_a_server_of_which_nothing_is_known_is_never_late() -> None:
     assert moment(scheduler) is None
 
 
+@pytest.mark.parametrize("round_trip", [0.0, 2.0])
+def test_who_is_silent_or_far_is_late_by_the_measure_of_who_could_do_its_work(
+    round_trip: float,
+) -> None:
+    """The other one would have answered long before."""
+    slow = SourceState("slow", host("slow", round_trip=round_trip, rate=100e6))
+    scheduler, lease = leased(MIB, slow, SourceState("quick", host("quick", rate=1e6)))
+
+    assert lease.source is slow
+    assert moment(scheduler) == pytest.approx(0.5)
+
+
 def test_each_hedge_in_vain_doubles_the_patience() -> None:
     """Perhaps the server is just slow with this file."""
     scheduler, lease = leased(MIB, hub())
