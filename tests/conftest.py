@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -21,3 +22,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if heavy:
         config.hook.pytest_deselected(items=heavy)
         items[:] = [item for item in items if item not in heavy]
+
+
+@pytest.fixture
+def usual_umask() -> Iterator[None]:
+    """New files can be written by their owner alone, also those of commands that are run."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)

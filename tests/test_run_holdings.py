@@ -9,6 +9,7 @@ import pytest
 
 from modelhaul import Client
 from modelhaul.core.plan import Action
+from modelhaul.events import Checking, Event
 from tests.engine.harness import MIB, git_sha1, payload
 from tests.support.hfsite import HfSite
 from tests.support.inline import InlineThreads
@@ -101,6 +102,41 @@ def test_a_blob_with_other_bytes_than_its_name_says_is_not_believed(tmp_path: Pa
     assert (tmp_path / "m" / "w.bin").read_bytes() == WEIGHTS
     assert fetched(web) == len(WEIGHTS) + len(CONFIG)
     assert any("fetched instead" in note for note in report.notes)
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_two_caches_of_hugging_face_hold_a_large_file_once(tmp_path: Path) -> None:
+    """Two names of one file: nothing is fetched or written, and nothing hashed in later runs."""
+    web, seen = Web(site({}), HfSite(FILES)), list[Event]()
+    caches = [tmp_path / "one", tmp_path / "two"]
+    first = Path(bring(web, tmp_path, "hf:o/n", cache_dir=caches[0]))
+    before = fetched(web)
+
+    second = Path(bring(web, tmp_path, "hf:o/n", cache_dir=caches[1]))
+    again = [
+        bring(web, tmp_path, "hf:o/n", cache_dir=cache, on_event=seen.append) for cache in caches
+    ]
+
+    assert fetched(web) == before
+    assert (first / "w.bin").samefile(second / "w.bin")
+    assert not (first / "config.json").samefile(second / "config.json")
+    assert {name: (second / name).read_bytes() for name in FILES} == FILES
+    assert {file.how for report in again for file in report.files} == {"kept"}
+    assert not [event for event in seen if isinstance(event, Checking)]
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_a_blob_that_the_official_client_left_is_the_same_file_in_another_repository(
+    tmp_path: Path,
+) -> None:
+    """Nobody has hashed it before; its own name is proven from now on, too."""
+    held = blob(tmp_path, WEIGHTS, hashlib.sha256(WEIGHTS).hexdigest())
+    web = Web(site({}), HfSite(FILES))
+
+    report = bring(web, tmp_path, "hf:o/n")
+
+    assert Path(report.path, "w.bin").samefile(held)
+    assert fetched(web) == len(CONFIG)
 
 
 @pytest.mark.parametrize("how", [{"settings": {"reuse": False}}, {"force": True}])

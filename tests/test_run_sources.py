@@ -10,17 +10,24 @@ import pytest
 
 from modelhaul import Report, UsageError
 from modelhaul.core.origin import origin_of
+from modelhaul.core.places import parse_place
+from modelhaul.core.repo import RemoteFile, RepoRef
 from modelhaul.events import Event, Note
+from modelhaul.hubs.base import Hub
 from modelhaul.net.transport import Redirect, Response
+from modelhaul.usecases.job import Emitter
+from modelhaul.usecases.places import more_sources
 from tests.engine.harness import MIB, payload
 from tests.support.hfsite import STORE, HfSite
 from tests.support.network import Asked, FakeNetwork, Fault, Served
-from tests.support.site import REPO, site
+from tests.support.site import REF, REPO, site
+from tests.support.virtual import virtual
 from tests.support.web import HF, MS, Web, bring
 
 WEIGHTS, CONFIG = payload(24 * MIB, 1), payload(3000, 2)
 FILES = {"w.bin": WEIGHTS, "config.json": CONFIG}
 FOLDER = "https://files.test/some folder"
+MIRROR = "https://mirror.test"
 
 
 def slow(network: FakeNetwork, rate: float) -> FakeNetwork:
@@ -74,10 +81,11 @@ def test_two_hubs_give_more_than_either(tmp_path: Path, source: str) -> None:
 
 
 def test_a_token_never_goes_to_another_place(tmp_path: Path) -> None:
-    """Each hub gets its own, stores and folders none."""
-    web = Web(modelscope(), huggingface(), files=folder(FILES))
+    """Each hub gets its own; stores, folders and mirrors none, not even when they are listed."""
+    mirror = slow(site(FILES, endpoint=MIRROR), 30e6)
+    web = Web(modelscope(), huggingface(), files=folder(FILES), mirror=mirror)
 
-    download(web, tmp_path, "hf:o/n", FOLDER)
+    download(web, tmp_path, "hf:o/n", FOLDER, MIRROR)
 
     for network in web.all:
         assert network.asked
@@ -86,6 +94,8 @@ def test_a_token_never_goes_to_another_place(tmp_path: Path) -> None:
             origin = str(origin_of(asked.url))
             assert ("ms-SECRET" in shown) == (origin == MS)
             assert ("hf-SECRET" in shown) == (origin == HF)
+    assert mirror.calls
+    assert "SECRET" not in str(mirror.called_with)
 
 
 def test_an_older_revision_of_the_same_name_is_not_mixed_in(tmp_path: Path) -> None:
@@ -166,6 +176,24 @@ def test_a_source_that_never_answers_does_not_hold_up_the_download(tmp_path: Pat
     assert web.hf.asked == []
     assert "does not answer" in notes(seen)
     assert report.fetched == len(WEIGHTS) + len(CONFIG)
+
+
+def test_auto_says_nothing_where_the_other_hub_has_no_such_names(tmp_path: Path) -> None:
+    """It is no mistake of the user, and nobody is asked."""
+    seen: list[Event] = []
+
+    async def open_hub(*_: object) -> Hub:
+        raise AssertionError
+
+    async def main() -> None:
+        wanted = [RemoteFile("w.bin", 9, sha256="a" * 64)]
+        place = parse_place("auto", RepoRef("huggingface", "model", "", "single"))
+        sources = await more_sources([place], REF, wanted, open_hub, Emitter(seen.append))
+        assert sources(wanted[0]) == ()
+
+    virtual(main)
+
+    assert seen == []
 
 
 def test_auto_says_nothing_where_there_is_no_such_repository(tmp_path: Path) -> None:

@@ -301,6 +301,7 @@ def test_a_file_without_a_digest_is_neither_right_nor_wrong(tmp_path: Path) -> N
 
 def test_a_name_that_must_not_be_written_is_missing(tmp_path: Path) -> None:
     """The file system is not even asked about it."""
+    (tmp_path / "m").mkdir()
     report = verify(site({"../x": b"evil"}), tmp_path)
 
     (found,) = report.files

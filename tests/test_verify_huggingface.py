@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modelhaul import Client, UnsafeName, UsageError, VerifyReport
+from modelhaul import Client, Report, UnsafeName, UsageError, VerifyReport
 from modelhaul.events import Event, Verified
 from modelhaul.store.index import Entry, Known, ProvenIndex
 from modelhaul.store.osfile import Stamp
@@ -168,6 +168,33 @@ def snapshot(site: HfSite, tmp_path: Path) -> Path:
     shown = virtual(main)
     site.asked.clear()
     return shown
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_a_repair_of_one_cache_leaves_the_other_one_as_it_was(site: HfSite, tmp_path: Path) -> None:
+    """Though a blob was one file in both: it is replaced by a rename, never written into."""
+
+    async def main() -> list[Report]:
+        async with client(site, tmp_path) as here:
+            return [await here.download(REPO, cache_dir=tmp_path / name) for name in ("one", "two")]
+
+    one, two = (Path(report, "sub/model.bin").resolve() for report in virtual(main))
+    was_one_file = one.samefile(two)
+    flip(one)
+    wrong = two.read_bytes()
+    caches = [{"cache_dir": tmp_path / name} for name in ("one", "two")]
+
+    both = [verify(site, tmp_path, cache) for cache in caches]
+    mended = verify(site, tmp_path, caches[0], repair=True)
+    after, inode = two.read_bytes(), two.stat().st_ino
+    other = verify(site, tmp_path, caches[1], repair=True)
+
+    assert was_one_file
+    assert [findings(report) for report in both] == [{"sub/model.bin": "wrong"}] * 2
+    assert findings(mended) == findings(other) == {"sub/model.bin": "repaired"}
+    assert after == wrong != FILES["sub/model.bin"]
+    assert one.read_bytes() == two.read_bytes() == FILES["sub/model.bin"]
+    assert two.stat().st_ino != inode
 
 
 def gone(pointer: Path) -> None:

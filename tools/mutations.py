@@ -28,6 +28,7 @@ LIMIT = 60
 STORE = "tests/faults/test_store_faults.py::"
 URL = "tests/faults/test_url_faults.py::"
 LISTING = "tests/faults/test_listing_faults.py::"
+LINKS = "tests/engine/test_links.py::"
 REFUSED = "test_a_clear_error_and_nothing_under_the_final_name"
 
 
@@ -220,6 +221,62 @@ MUTATIONS = [
         "    if settled and stamp == began:\n",
         "    if right and settled and stamp == began:\n",
         "tests/store/test_presence.py::test_other_bytes_are_not_what_git_calls_by_that_name",
+    ),
+    Mutation(
+        "what others may write into is not linked",
+        "store/twins.py",
+        "        if began.st_mode & _OTHERS_WRITE:\n",
+        "        if False:\n",
+        f"{LINKS}test_where_a_copy_could_be_written_by_others_as_well_it_is_still_a_copy",
+    ),
+    Mutation(
+        "what is linked has the rights of a copy",
+        "store/twins.py",
+        "        return _nature(began) == _nature(copy)\n",
+        "        return True\n",
+        f"{LINKS}test_a_blob_with_other_rights_than_a_copy_is_copied",
+    ),
+    Mutation(
+        "what is linked was synced before",
+        "store/twins.py",
+        "            osfile.sync_data(self._fd)\n",
+        "            pass\n",
+        f"{LINKS}test_no_crash_leaves_half_a_file_under_the_second_name",
+    ),
+    Mutation(
+        "a second name is synced before it counts",
+        "store/twins.py",
+        "            osfile.sync_folder(final.parent)\n",
+        "            pass\n",
+        f"{LINKS}test_no_crash_leaves_half_a_file_under_the_second_name",
+    ),
+    Mutation(
+        "what is written to while it is hashed is not linked",
+        "store/twins.py",
+        "if (_nature(now), _content(now)) != (_nature(self._began), _content(self._began)):",
+        "if False:",
+        f"{LINKS}test_what_is_written_to_while_it_is_hashed_is_never_linked",
+    ),
+    Mutation(
+        "the very file that was hashed is linked",
+        "store/osfile.py",
+        '_OPEN_FILES = "/proc/self/fd" if sys.platform == "linux" else None\n',
+        "_OPEN_FILES = None\n",
+        f"{LINKS}test_the_file_that_was_hashed_is_linked_whatever_has_its_name_by_now",
+    ),
+    Mutation(
+        "all names of a file stay proven",
+        "store/twins.py",
+        "            if remembered is not None:\n",
+        "            if False:\n",
+        f"{LINKS}test_all_names_of_a_file_stay_proven",
+    ),
+    Mutation(
+        "only what lies in the folder of a repository is a blob",
+        "store/twins.py",
+        "    return final.parent.parent == root and is_blob(final) and is_blob(source)\n",
+        "    return is_blob(final) and is_blob(source)\n",
+        f"{LINKS}test_into_any_other_place_it_is_copied",
     ),
 ]
 

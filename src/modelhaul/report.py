@@ -21,7 +21,8 @@ class FileResult:
         path: path inside the repository, with `/`.
         final: where the file stands on this machine.
         how: `fetched` over the network, `kept` because it was there and proven, `copied` from
-            elsewhere on this disk or from another file of the run, or `failed`.
+            another file on this disk (or from one of this run, or with a second name for the same
+            file where a cache allows that), or `failed`.
         size: bytes.
         sha256: digest of the content in hex, proven or computed here; None if not known.
         verified: the digest was stated by the hub or the caller, and the bytes have it.

@@ -12,9 +12,10 @@ import pytest
 from modelhaul.cli.download import download
 from modelhaul.cli.main import main
 from modelhaul.cli.options import changed_settings, choose_view
-from modelhaul.cli.output import JsonView, PlainView, View
+from modelhaul.cli.output import View
 from modelhaul.cli.progress import TerminalView
 from modelhaul.cli.verify import verify
+from modelhaul.cli.views import JsonView, PlainView
 from modelhaul.errors import UsageError
 from modelhaul.settings import Settings
 from modelhaul.version import __version__

@@ -14,19 +14,9 @@ from typing import get_args
 import pytest
 
 from modelhaul import events
-from modelhaul.cli.output import (
-    JsonView,
-    PlainView,
-    View,
-    amounts_line,
-    describe,
-    event_name,
-    print_line,
-    print_lines,
-    printable,
-    summary,
-    write_line,
-)
+from modelhaul.cli.output import View, print_line, print_lines, printable, write_line
+from modelhaul.cli.views import JsonView, PlainView
+from modelhaul.cli.words import amounts_line, describe, event_name, summary
 from modelhaul.errors import HaulError, NotFound, QuotaError, StorageError
 from tests.cli.samples import HOSTILE, every_event, statistics
 

@@ -53,7 +53,8 @@ def test_a_signal_in_the_first_step_of_a_command_stops_it(number: signal.Signals
     done = python(code, number)
 
     assert done.returncode == 130
-    assert done.stderr == "modelhaul: stopping; what arrived is kept\n"
+    said = "stopping; what arrived is kept, the same command goes on where it stopped"
+    assert done.stderr == f"modelhaul: {said}\n"
 
 
 @BOTH

@@ -27,6 +27,9 @@ GIT_A, GIT_B = "a" * 40, "b" * 40
     [
         ("auto", MS, SameElsewhere(RepoRef("huggingface", "model", "Qwen", "Qwen3-8B"))),
         ("auto", HF, SameElsewhere(RepoRef("modelscope", "dataset", "o", "n"))),
+        ("auto", RepoRef("huggingface", "model", "", "gpt2"), SameElsewhere(None)),
+        ("auto", RepoRef("huggingface", "space", "o", "n"), SameElsewhere(None)),
+        ("auto", RepoRef("modelscope", "model", "o", "a--b"), SameElsewhere(None)),
         ("hf:a/b", MS, OtherRepo(RepoRef("huggingface", "model", "a", "b"))),
         ("ms:a/b@v2", HF, OtherRepo(RepoRef("modelscope", "dataset", "a", "b", "v2"))),
         ("https://hf-mirror.example", HF, Mirror("https://hf-mirror.example")),

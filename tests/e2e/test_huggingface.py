@@ -217,3 +217,36 @@ def test_what_the_hub_refuses_names_the_page_to_visit(world: World, hub: Hub) ->
     assert f"use --repo-type model: {hub.url}/o/n" in dataset.stderr
     assert f"{hub.url}/o/n may say why" in disabled.stderr
     assert hub.bytes_asked() == []
+
+
+def room_taken(folder: Path) -> int:
+    """Bytes of disk that the files below a folder take, however many names each has (`du`)."""
+    found = [path.lstat() for path in folder.rglob("*") if path.is_file()]
+    return sum({status.st_ino: status.st_blocks * 512 for status in found}.values())
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_equal_weights_of_two_repositories_take_room_once(world: World) -> None:
+    """Not fetched and not written a second time; both are whole by themselves."""
+    world.extra["HF_ENDPOINT"] = world.hub.url
+    weights = content(20_000_000, 9)
+    world.put("acme/one", {"model.safetensors": weights, "config.json": b"1"})
+    world.put("acme/two", {"sub/w.safetensors": weights, "config.json": b"2"})
+    cache = world.home / ".cache" / "huggingface" / "hub"
+
+    first = world.run("download", "hf:acme/one")
+    before = room_taken(cache)
+    world.hub.seen.clear()
+    second = world.run("download", "hf:acme/two")
+    checks = [world.run("verify", f"hf:acme/{name}") for name in ("one", "two")]
+
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert not [seen for seen in world.hub.seen if seen.server == "cdn"]
+    one = Path(last_line(first.stdout)) / "model.safetensors"
+    two = Path(last_line(second.stdout)) / "sub" / "w.safetensors"
+    assert one.samefile(two)
+    assert two.read_bytes() == weights
+    assert before > len(weights)
+    assert room_taken(cache) - before < 1_000_000
+    assert [done.returncode for done in checks] == [0, 0]
+    assert not list(cache.glob("*/.modelhaul"))

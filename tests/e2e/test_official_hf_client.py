@@ -6,6 +6,7 @@ with httpx (1.11), and the newest (2.4), which keeps listings and shares blobs b
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.world import MODEL, World, last_line, tree
+from tests.support.world import MODEL, World, content, last_line, tree
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = ["0.35", "1.11", "2.4"]
@@ -233,6 +234,47 @@ def test_its_commands_accept_our_cache(world: World, version: str) -> None:
     assert "acme/tiny" in listing
     assert "main" in listing
     assert "warning" not in listing.lower()
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_a_file_that_two_repositories_share_is_safe_from_it(world: World, version: str) -> None:
+    """It brought one, we made a second name for the other: what it replaces or removes, stays here.
+
+    Its blobs have the rights of ours, or there would be no second name.
+    """
+    weights = content(3_000_000, 4)
+    name = hashlib.sha256(weights).hexdigest()
+    for repo in ("one", "two"):
+        world.put(f"acme/{repo}", {"w.safetensors": weights, "config.json": repo.encode()})
+    hf(world, version, "download", "acme/one")
+    ours(world, "hf:acme/two")
+    one, two = (hub_folder(world) / f"models--acme--{repo}" for repo in ("one", "two"))
+    shared = (one / "blobs" / name).samefile(two / "blobs" / name)
+
+    hf(world, version, "download", "acme/one", "--force-download")
+    replaced = not (one / "blobs" / name).samefile(two / "blobs" / name)
+    (one / "blobs" / name).unlink()
+    (one / "blobs" / name).hardlink_to(two / "blobs" / name)
+    warnings, found = python(
+        world,
+        version,
+        """
+from huggingface_hub import scan_cache_dir, snapshot_download
+found = scan_cache_dir()
+commits = [rev.commit_hash for repo in found.repos if repo.repo_id == "acme/one"
+           for rev in repo.revisions]
+found.delete_revisions(*commits).execute()
+print(json.dumps([
+    [str(warning) for warning in found.warnings],
+    snapshot_download("acme/two", local_files_only=True),
+]))""",
+    )
+
+    assert shared
+    assert replaced
+    assert warnings == []
+    assert not one.exists()
+    assert tree(Path(found)) == {"w.safetensors": weights, "config.json": b"two"}
 
 
 # -- local folders -------------------------------------------------------------------------------

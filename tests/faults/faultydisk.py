@@ -162,6 +162,11 @@ class FaultyDisk:
         self._meet("replace", source)
         os.replace(source, target)
 
+    def link(self, source: str | Path, target: str | Path, **where: Any) -> None:
+        """Give a second name."""
+        self._meet("link", target)
+        os.link(source, target, **where)
+
     def close(self, fd: int) -> None:
         """Close; a network file system reports only now what it could not write."""
         path = _path(fd)

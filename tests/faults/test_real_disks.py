@@ -92,6 +92,35 @@ def test_a_disk_that_fills_up_is_an_error_and_space_is_all_the_next_run_needs(
 
 
 @pytest.mark.command
+@pytest.mark.fault("no room for what another repository's cache has already",
+                   "what can get a second name is brought all the same, and what cannot is refused",
+                   number=76)  # fmt: skip
+@pytest.mark.usefixtures("usual_umask")
+@pytest.mark.root
+def test_what_only_gets_a_second_name_needs_no_room(world: World, small_disk: SmallDisk) -> None:
+    """Where a copy would not fit: exit 9 if it had to be one, and else not."""
+    small_disk.mount("size=40m")
+    cache = small_disk.point / "hub"
+    world.extra.update(HF_ENDPOINT=world.hub.url, HF_HUB_CACHE=str(cache))
+    world.put("acme/two", {NAME: DATA})
+
+    first = world.run("download", "hf:acme/one")
+    (blob,) = cache.glob("*/blobs/*")
+    small_disk.leave(SPARE + MIB)
+    blob.chmod(0o664)
+    refused = world.run("download", "hf:acme/two")
+    blob.chmod(0o644)
+    second = world.run("download", "hf:acme/two")
+
+    codes = [done.returncode for done in (first, refused, second)]
+    assert codes == [0, 9, 0], first.stderr + second.stderr
+    assert "not enough room" in refused.stderr
+    names = list(cache.glob("*/blobs/*"))
+    assert len(names) == 2
+    assert names[0].samefile(names[1])
+
+
+@pytest.mark.command
 @pytest.mark.fault("the inodes of the disk are used up", STOPS, number=94)
 @pytest.mark.root
 def test_a_disk_without_inodes_keeps_whole_files_and_goes_on_later(

@@ -50,6 +50,23 @@ def test_what_was_proven_anywhere_is_found(tmp_path: Path, index: ProvenIndex) -
     assert found(Holdings(index)) == Held(path, sure=True)
 
 
+def test_of_what_was_proven_a_blob_is_found_first(tmp_path: Path, index: ProvenIndex) -> None:
+    """Whenever that was: only a blob can get a second name. Else the newest."""
+    paths = [
+        tmp_path / "plain" / "model.bin",
+        tmp_path / "models--o--n" / "blobs" / DIGEST,
+        tmp_path / "later" / "model.bin",
+    ]
+    for path in paths:
+        remember(index, put(path))
+
+    first = found(Holdings(index))
+    paths[1].unlink()
+
+    assert first == Held(paths[1], sure=True)
+    assert found(Holdings(index)) == Held(paths[2], sure=True)
+
+
 def test_what_was_proven_and_has_changed_since_is_not(tmp_path: Path, index: ProvenIndex) -> None:
     """Another content of the same length, and one that is gone."""
     changed, gone = put(tmp_path / "changed"), put(tmp_path / "gone")

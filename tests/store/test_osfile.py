@@ -7,7 +7,7 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -593,3 +593,61 @@ def test_a_folder_says_whether_it_takes_links(tmp_path: Path) -> None:
 def test_a_file_system_without_links_is_known_by_its_refusal() -> None:
     """`/sys` has none; who may not write there anyway will not try."""
     assert osfile.takes_links(Path("/sys")) == (os.geteuid() != 0)
+
+
+# -- a second name -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[int]:
+    """The file `a`, open."""
+    (tmp_path / "a").write_bytes(b"first")
+    fd = os.open(tmp_path / "a", os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+#: By the descriptor where the system knows that way, and by the name where it does not.
+WAYS = [
+    pytest.param(
+        "/proc/self/fd", marks=pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+    ),
+    None,
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_is_open_gets_a_second_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: int, way: str | None
+) -> None:
+    """In any folder of the file system; a name that is taken stays what it is."""
+    monkeypatch.setattr(osfile, "_OPEN_FILES", way)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "taken").write_bytes(b"theirs")
+
+    osfile.link(opened, tmp_path / "a", tmp_path / "sub" / "b")
+    with pytest.raises(FileExistsError):
+        osfile.link(opened, tmp_path / "a", tmp_path / "taken")
+
+    assert (tmp_path / "sub" / "b").samefile(tmp_path / "a")
+    assert (tmp_path / "taken").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_other_file_gets_the_second_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: int, way: str | None
+) -> None:
+    """Another one has the first name by now: it is that which is open, or none."""
+    monkeypatch.setattr(osfile, "_OPEN_FILES", way)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    (tmp_path / "a").write_bytes(b"other")
+
+    if way is None:
+        with pytest.raises(OSError, match="is not the file that is open"):
+            osfile.link(opened, tmp_path / "a", tmp_path / "b")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "moved"]
+    else:
+        osfile.link(opened, tmp_path / "a", tmp_path / "b")
+        assert (tmp_path / "b").samefile(tmp_path / "moved")
+    assert (tmp_path / "a").read_bytes() == b"other"
+    assert (tmp_path / "a").stat().st_nlink == 1

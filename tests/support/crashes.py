@@ -190,6 +190,7 @@ class Tape:
             "fsync": self._synced,
             "replace": lambda path, to: self._renamed(Path(path), Path(to)),
             "rename": lambda path, to: self._renamed(Path(path), Path(to)),
+            "link": self._linked,
             "unlink": lambda path: self._note_below(Removed, Path(path)),
             "rmdir": lambda path: self._note_below(Removed, Path(path)),
             "mkdir": lambda path, mode=0: self._note_below(Named, Path(path), None),
@@ -220,6 +221,10 @@ class Tape:
     def _renamed(self, path: Path, to: Path) -> None:
         if self._below(to):
             self.steps.append(Renamed(path, to, self._files[to.lstat().st_ino]))
+
+    def _linked(self, path: Any, to: Any, *, dst_dir_fd: int, **more: Any) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{dst_dir_fd}"), to)
+        self._note_below(Named, name, self._files[name.lstat().st_ino])
 
     def _file(self, fd: int) -> int | None:
         return self._files.get(os.fstat(fd).st_ino)

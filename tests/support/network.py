@@ -107,6 +107,7 @@ class FakeNetwork:
         self.fault = fault
         self.asked: list[Asked] = []
         self.calls: list[str] = []
+        self.called_with: list[Mapping[str, str]] = []
         self.answers: dict[str, Callable[[str], Response]] = {}
         self.active = 0
         self.most_active = 0
@@ -193,6 +194,7 @@ class FakeNetwork:
         self, url: str, *, headers: Mapping[str, str], limit: int
     ) -> Response | Redirect:
         self.calls.append(url)
+        self.called_with.append(headers)
         await anyio.sleep(0.02)
         for prefix, answer in self.answers.items():
             if url.startswith(prefix):

@@ -10,7 +10,7 @@ from typing import Any
 from modelhaul import Client, Settings
 from modelhaul.core.repo import RepoRef
 from modelhaul.engine.threads import Threads
-from modelhaul.hubs.modelscope import commits_url, file_url, files_url
+from modelhaul.hubs.modelscope import DEFAULT_REVISION, commits_url, file_url, files_url
 from modelhaul.net.transport import Response
 from tests.hubs.fakehub import ENDPOINT, enveloped
 from tests.support.inline import InlineThreads
@@ -24,6 +24,7 @@ COMMIT = "1" * 40
 def site(
     files: Mapping[str, bytes],
     *,
+    endpoint: str = ENDPOINT,
     commit: str = COMMIT,
     stated: bool = True,
     headers: Mapping[str, str] | None = None,
@@ -33,6 +34,7 @@ def site(
 
     Args:
         files: the repository at its one commit.
+        endpoint: the address of the site.
         commit: what master names.
         stated: the listing states the SHA-256 of each file.
         headers: more headers of every answer with bytes of a file.
@@ -40,8 +42,9 @@ def site(
     """
     network = FakeNetwork(
         {
-            file_url(ENDPOINT, REF, commit, path): Served(data, headers=headers or {})
+            file_url(endpoint, REF, revision, path): Served(data, headers=headers or {})
             for path, data in files.items()
+            for revision in (commit, DEFAULT_REVISION)
         },
         fault,
     )
@@ -56,8 +59,8 @@ def site(
     ]
     listing, commits = enveloped({"Files": rows}), enveloped({"Commit": [{"Id": commit}]})
     network.answers = {
-        files_url(ENDPOINT, REF, "", root="", recursive=True).partition("?")[0]: _always(listing),
-        commits_url(ENDPOINT, REF, "").partition("?")[0]: _always(commits),
+        files_url(endpoint, REF, "", root="", recursive=True).partition("?")[0]: _always(listing),
+        commits_url(endpoint, REF, "").partition("?")[0]: _always(commits),
     }
     return network
 

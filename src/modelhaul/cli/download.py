@@ -29,7 +29,7 @@ from modelhaul.cli.options import (
     hub_name,
     which,
 )
-from modelhaul.cli.output import JsonView, View, print_lines, printable
+from modelhaul.cli.output import View, print_lines, printable
 from modelhaul.cli.session import run
 from modelhaul.cli.spelling import is_like_repo
 from modelhaul.core.units import count_text, size_text
@@ -138,6 +138,8 @@ def download(
 
 
 async def _show_plan(client: Client, name: str, wish: dict[str, Any], view: View) -> int:
+    from modelhaul.cli.views import JsonView
+
     plan = await client.plan(name, **wish)
     if isinstance(view, JsonView):
         view.line(_plan_fields(plan))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from modelhaul.cli.output import JsonView, PlainView, View
+from modelhaul.cli.output import View
 from modelhaul.cli.spelling import is_like_repo
 from modelhaul.core.units import parse_size
 from modelhaul.errors import UsageError
@@ -122,10 +122,12 @@ def hub_name(hub: str | None) -> Any:
 
 def choose_view(*, quiet: bool, as_json: bool) -> View:
     """The view for this invocation."""
+    if quiet and not as_json:
+        return View()
+    from modelhaul.cli.views import JsonView, PlainView
+
     if as_json:
         return JsonView()
-    if quiet:
-        return View()
     if sys.stderr is not None and sys.stderr.isatty():
         from modelhaul.cli.progress import TerminalView
 

@@ -15,7 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from modelhaul import events
-from modelhaul.cli.output import View, printable, rate_is_known
+from modelhaul.cli.output import printable
+from modelhaul.cli.views import TellingView
+from modelhaul.cli.words import rate_is_known
 from modelhaul.core.units import duration_text, size_text
 
 #: Below this width a file's amounts go, below the next its rate and its proof, too.
@@ -32,7 +34,7 @@ _ECHO = 4
 _OTHER_LINES = 3
 
 
-class TerminalView(View):
+class TerminalView(TellingView):
     """Redraws a few lines at the bottom of the terminal; messages scroll above them."""
 
     def __init__(self, console: Console | None = None) -> None:

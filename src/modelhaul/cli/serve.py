@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modelhaul.cli.output import PlainView, print_line, printable
+from modelhaul.cli.output import View, print_line, printable
 from modelhaul.cli.session import INTERRUPTED, run
 from modelhaul.core.units import parse_size
 from modelhaul.errors import UsageError
@@ -51,6 +51,8 @@ def serve(
     MODELSCOPE_ENDPOINT=http://127.0.0.1:8000 modelscope download owner/name
     HF_ENDPOINT=http://127.0.0.1:8000 hf download owner/name
     """
+    from modelhaul.cli.views import PlainView
+
     view = PlainView()
     is_folder, root = folder.is_dir(), folder.resolve()
 
@@ -75,7 +77,7 @@ async def _serve(
     rate: float | None,
     cdn: bool,
     request_log: Path | None,
-    view: PlainView,
+    view: View,
 ) -> None:
     import os
     from contextlib import AsyncExitStack

@@ -20,9 +20,12 @@ _AS_TYPED = ":/%@!$&'()*+,;=~[]"
 
 @dataclass(frozen=True, slots=True)
 class SameElsewhere:
-    """`auto`: a repository of the same name on the other hub, if there is one."""
+    """`auto`: a repository of the same name on the other hub, if there is one.
 
-    ref: RepoRef
+    None: there cannot be, for that hub has no such names or kinds.
+    """
+
+    ref: RepoRef | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,10 @@ def parse_place(text: str, ref: RepoRef) -> Place:
     if text == "auto":
         hub = "modelscope" if ref.hub == "huggingface" else "huggingface"
         prefix = "ms" if hub == "modelscope" else "hf"
-        return SameElsewhere(parse_ref(f"{prefix}:{ref.id}", kind=ref.kind))
+        try:
+            return SameElsewhere(parse_ref(f"{prefix}:{ref.id}", kind=ref.kind))
+        except UsageError:
+            return SameElsewhere(None)
     if "://" in text:
         origin_of(text)
         parts = urlsplit(text)

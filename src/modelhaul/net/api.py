@@ -84,11 +84,24 @@ class Patience:
 
 
 class Api:
-    """GETs whole answers from one origin."""
+    """GETs whole answers from one origin.
 
-    def __init__(self, transport: Transport, patience: Patience) -> None:
+    Args:
+        transport: carries them.
+        patience: says which failures are worth another try.
+        answered: called after each answer.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        patience: Patience,
+        *,
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
         self._transport = transport
         self._patience = patience
+        self._answered = answered
 
     async def get(self, url: str, *, origin: Origin, credentials: Mapping[str, str]) -> Response:
         """The answer to a GET, whatever its status unless that is worth another try.
@@ -118,6 +131,7 @@ class Api:
         for _ in range(MAX_HOPS + 1):
             headers = credentials if origin_of(at) == origin else {}
             answer = await self._transport.call(at, headers=headers, limit=MAX_BODY)
+            self._answered()
             if not isinstance(answer, Redirect):
                 return answer
             at = answer.url

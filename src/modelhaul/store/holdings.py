@@ -17,7 +17,7 @@ from pathlib import Path
 from modelhaul.core.repo import RemoteFile, RepoRef
 from modelhaul.store.index import ProvenIndex
 from modelhaul.store.layout import legacy_places, snapshot_folder
-from modelhaul.store.layout_huggingface import repositories, repository_folder
+from modelhaul.store.layout_huggingface import is_blob, repositories, repository_folder
 from modelhaul.store.osfile import Stamp
 
 
@@ -97,7 +97,8 @@ class Holdings:
         return found
 
     def _remembered(self, file: RemoteFile, paths: Iterable[Path]) -> Held | None:
-        for path in paths:
+        # Blobs first: a file that is wanted in another cache may be the same one then.
+        for path in sorted(paths, key=is_blob, reverse=True):
             stamp = _stamp(path)
             if stamp is None or stamp.size != file.size:
                 continue

@@ -30,6 +30,7 @@ from modelhaul.store.osfile import storage_errors
 DEFAULT_REVISION = "main"
 
 _REPOSITORY = re.compile("(model|dataset|space)s--.")
+_BLOB = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 #: Their own folder inside a `--local-dir`.
 _BOOKS = ".cache/huggingface"
@@ -265,6 +266,19 @@ def repositories(cache: Path) -> list[Path]:
 def content_name(file: RemoteFile) -> str | None:
     """The name of a blob, and what metadata call the content: as git, or LFS, names it."""
     return file.git_sha1 or file.sha256
+
+
+def is_blob(path: Path) -> bool:
+    """Whether a path is that of a blob in the folder of a repository: written once, then replaced.
+
+    Their tools too bring a blob to its name by a rename, and never write into it again.
+    """
+    blobs = path.parent
+    return (
+        blobs.name == "blobs"
+        and _BLOB.fullmatch(path.name) is not None
+        and _REPOSITORY.match(blobs.parent.name) is not None
+    )
 
 
 def _commit_of(snapshot: Snapshot) -> str:

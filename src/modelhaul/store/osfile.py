@@ -35,6 +35,8 @@ _FICLONE = 0x40049409  # linux/fs.h; the fcntl module has it from Python 3.14 on
 #: How often a folder is made anew for a file; one that goes more often is not to be had.
 _REMOVALS = 16
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+#: Where the system shows the files that this process has open; None where it does not.
+_OPEN_FILES = "/proc/self/fd" if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,37 @@ def clone(source: int, target: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def link(fd: int, path: Path, name: Path) -> None:
+    """Give the file that is open at `fd` one more name. Durable after `sync_folder`.
+
+    It is that very file, whatever `path` leads to by now.
+
+    Args:
+        fd: the file, open for reading.
+        path: the name that it was opened by, no link.
+        name: the new name; its folder exists.
+
+    Raises:
+        OSError: the name is taken; the file system has no links, or none for this file; or `path`
+            leads to another file and the system knows no other way to this one.
+    """
+    folder = os.open(name.parent, os.O_RDONLY | os.O_DIRECTORY | _BINARY)
+    try:
+        way = path if _OPEN_FILES is None else f"{_OPEN_FILES}/{fd}"
+        # Relative to a folder, or Python would call link(), for which the way through /proc is a
+        # link of that file system.
+        os.link(way, name.name, dst_dir_fd=folder, follow_symlinks=_OPEN_FILES is not None)
+    finally:
+        os.close(folder)
+    if is_named(fd, name):
+        return
+    # Somebody was faster at the new name, or the file is below a layer that has made a copy of it
+    # (overlayfs): whoever looks at the name finds out what it is worth. Or at the old one.
+    if _OPEN_FILES is None and os.path.samestat(path.lstat(), name.lstat()):
+        remove_quietly(name)
+    raise OSError(errno.ESTALE, f"{name} is not the file that is open")
 
 
 def try_lock(fd: int) -> bool:

@@ -97,6 +97,11 @@ class PartFile:
         with storage_errors(f"looking at {self.path}"):
             return Stamp.of(os.fstat(self._fd))
 
+    def status(self) -> os.stat_result:
+        """Owner, mode and device of a file that is made here."""
+        with storage_errors(f"looking at {self.path}"):
+            return os.fstat(self._fd)
+
     def resize(self, size: int) -> None:
         """Set the length; new bytes read as zeros and count for nothing."""
         with storage_errors(f"resizing {self.path}"):

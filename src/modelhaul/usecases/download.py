@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from modelhaul.hubs.huggingface import HuggingFaceHub
 from modelhaul.hubs.modelscope import ModelScopeHub
 from modelhaul.net.api import Api, Patience
 from modelhaul.report import Report
-from modelhaul.settings import DEFAULT_HF_ENDPOINT, Settings, normal_endpoint
+from modelhaul.settings import DEFAULT_ENDPOINT, DEFAULT_HF_ENDPOINT, Settings, normal_endpoint
 from modelhaul.store.credentials import is_private, read_saved_token, read_token_file
 from modelhaul.store.holdings import Holdings
 from modelhaul.store.layout import Layout, LocalFolder, find_cache, strangers
@@ -96,8 +96,11 @@ async def resolve(resources: Resources, wish: Wish, emit: Emitter) -> Job:
     layout = await resources.threads.write(_place, settings, wish, snapshot)
     await _report_strangers(resources, wish, snapshot, layout, emit)
 
-    async def open_hub(name: HubName, endpoint: str | None) -> Hub:
-        return await _hub(resources, patience, emit, name, endpoint, None)
+    async def open_hub(name: HubName, endpoint: str | None, answered: Callable[[], None]) -> Hub:
+        # A mirror may bring bytes that a digest judges: no reason to give it a token.
+        known = endpoint is None or origin_of(normal_endpoint(endpoint)) in _homes(settings, name)
+        token = None if known else ""
+        return await _hub(resources, patience, emit, name, endpoint, token, answered=answered)
 
     def here(file: RemoteFile) -> tuple[Source, ...]:
         return hub.sources(snapshot, file)
@@ -148,6 +151,8 @@ async def _hub(
     name: HubName,
     endpoint: str | None,
     token: str | None,
+    *,
+    answered: Callable[[], None] = lambda: None,
 ) -> Hub:
     """A hub at `endpoint` or at its usual address, with `token` or with the one that is known."""
     settings, of_hf = resources.settings, name == "huggingface"
@@ -156,8 +161,15 @@ async def _hub(
     if token is None:
         token = await _known_token(settings, name, origin_of(endpoint), emit)
     token = (token or "").strip() or None
-    api = Api(resources.transport, patience)
+    api = Api(resources.transport, patience, answered=answered)
     return HuggingFaceHub(endpoint, token, api) if of_hf else ModelScopeHub(endpoint, token, api)
+
+
+def _homes(settings: Settings, name: HubName) -> tuple[Origin, Origin]:
+    """The origins of a hub, which its token is for: its own, and the one that is set instead."""
+    if name == "huggingface":
+        return origin_of(DEFAULT_HF_ENDPOINT), origin_of(settings.hf_endpoint)
+    return origin_of(DEFAULT_ENDPOINT), origin_of(settings.endpoint)
 
 
 async def _known_token(
@@ -183,8 +195,7 @@ async def _saved_hf_token(settings: Settings, origin: Origin) -> tuple[str | Non
     The file does not say for which site. It is for the Hub, and for the site that the user has set
     in its place, as its own tools take it; not for one that is named for a single download.
     """
-    meant = (origin_of(DEFAULT_HF_ENDPOINT), origin_of(settings.hf_endpoint))
-    if origin not in meant or not is_private(origin):
+    if origin not in _homes(settings, "huggingface") or not is_private(origin):
         return None, None
     return await read_token_file(settings.hf_token_path)
 

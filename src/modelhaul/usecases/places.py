@@ -11,14 +11,19 @@ from modelhaul.core.origin import origin_of
 from modelhaul.core.places import Mirror, Offer, Place, Prefix, SameElsewhere
 from modelhaul.core.repo import HubName, RemoteFile, RepoRef, Snapshot, Source
 from modelhaul.errors import HaulError, NotFound, single_error
+from modelhaul.events import Waiting
 from modelhaul.hubs.base import Hub
 from modelhaul.usecases.job import Emitter
 
-#: Seconds in which a place has to say what it has; the repository itself is there already.
-_MOST_SECONDS = 20.0
+#: Seconds that a place may be silent while it says what it has, and that it may take in all: the
+#: repository itself is there already.
+_MOST_SILENCE, _MOST_SECONDS = 20.0, 120.0
+#: Seconds after which the user is told what is waited for.
+_WORTH_TELLING = 2.0
 
-#: Opens a hub, at its usual address or at an endpoint, with the token that belongs there.
-OpenHub = Callable[[HubName, str | None], Awaitable[Hub]]
+#: Opens a hub, at its usual address or at an endpoint, with the token that belongs there; what it
+#: is given last is called at each answer.
+OpenHub = Callable[[HubName, str | None, Callable[[], None]], Awaitable[Hub]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,10 @@ class _Listed:
         listed = self.offer.match(file)
         if listed is None:
             return None
-        return replace(self.hub.sources(self.snapshot, listed)[0], place=self.label)
+        # The last is the one that works on every server: by branch, where by commit is tried first.
+        # That a branch may move on does not matter to what a digest judges.
+        last = self.hub.sources(self.snapshot, listed)[-1]
+        return replace(last, fallback=False, place=self.label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +78,17 @@ async def more_sources(
     async def ask(at: int, place: Place) -> None:
         found[at] = await _ask(place, ref, open_hub, emit)
 
+    async def tell() -> None:
+        await anyio.sleep(_WORTH_TELLING)
+        emit(Waiting(reason="other sources have not said yet what they have", seconds=0.0))
+
     try:
-        async with anyio.create_task_group() as group:
-            for at, place in enumerate(places):
-                group.start_soon(ask, at, place)
+        async with anyio.create_task_group() as patience:
+            patience.start_soon(tell)
+            async with anyio.create_task_group() as group:
+                for at, place in enumerate(places):
+                    group.start_soon(ask, at, place)
+            patience.cancel_scope.cancel()
     except BaseExceptionGroup as failed:
         raise single_error(failed) from failed
     useful = [one for one in found if one is not None]
@@ -92,11 +107,18 @@ async def _ask(
     if isinstance(place, Prefix):
         return _Folder(place.url, place)
     wanted, endpoint = (ref, place.endpoint) if isinstance(place, Mirror) else (place.ref, None)
+    if wanted is None:
+        return None
     revision = f"@{wanted.revision}" if wanted.revision else ""
     label = endpoint or f"{wanted}{revision}"
     try:
-        with anyio.fail_after(_MOST_SECONDS):
-            hub = await open_hub(wanted.hub, endpoint)
+        with anyio.fail_after(_MOST_SILENCE) as limit:
+            end = anyio.current_time() + _MOST_SECONDS
+
+            def answered() -> None:
+                limit.deadline = min(end, anyio.current_time() + _MOST_SILENCE)
+
+            hub = await open_hub(wanted.hub, endpoint, answered)
             snapshot = await hub.resolve(wanted)
     except TimeoutError:
         emit.note(f"source {label} is not used: it does not answer")

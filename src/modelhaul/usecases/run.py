@@ -31,7 +31,7 @@ from modelhaul.events import (
 )
 from modelhaul.report import FileResult, Incomplete, Report
 from modelhaul.settings import Settings
-from modelhaul.store import claim, mounts, osfile, presence
+from modelhaul.store import claim, mounts, osfile, presence, twins
 from modelhaul.store.layout import Layout
 from modelhaul.store.marker import Marker
 from modelhaul.usecases.compare import Prepared, is_there
@@ -268,6 +268,8 @@ async def _check_room(resources: Resources, prepared: Prepared) -> None:
             file = plan.file
             if plan.action not in (Action.FETCH, Action.COPY) or not file.size:
                 continue
+            if plan.action is Action.COPY and _needs_no_room(prepared, file):
+                continue
             need += file.size
             if plan.reuse and plan.action is Action.FETCH and file.identity is not None:
                 there = claim.stored(state, identity=file.identity, size=file.size)
@@ -281,6 +283,14 @@ async def _check_room(resources: Resources, prepared: Prepared) -> None:
             " nothing was fetched",
             hint="make room, choose another folder, or fetch fewer files with --include",
         )
+
+
+def _needs_no_room(prepared: Prepared, file: RemoteFile) -> bool:
+    """Whether a file that is to be copied will only get a second name, as far as can be told."""
+    layout, source = prepared.job.layout, prepared.held.get(file.content or "")
+    if source is None or prepared.sights[file.path].stamp is not None:
+        return False  # what stands there is replaced, which a link cannot
+    return twins.would_link(source, layout.final(file.path), layout.root)
 
 
 def _state_of(layout: Layout) -> tuple[Path, bool]:
