@@ -257,19 +257,18 @@ class Scheduler:
         heard = several and any(source.host.round_trip for source in first)
         fastest = max((source.host.rate for source in first), default=0.0) if several else 0.0
         best = None
-        best_load = (False, 0.0)
+        best_load = 0.0
         for source in first:
             host = source.host
             if not source.ranges and source.active:
                 continue
-            # One that keeps silent while others answer is asked last, by one request at a time.
-            mute = heard and host.mute(now)
-            if (mute and host.active) or not usable(source):
+            # One that keeps silent while others answer is asked by one request at a time.
+            if (heard and host.active and host.mute(now)) or not usable(source):
                 continue
             # By what it delivers. A source not heard of yet counts as a very fast one, so that it
             # is asked at once; until it has shown what it does it is one like the others.
             rate = host.rate or (fastest if source.active else 0.0) or 1e12
-            load = mute, (source.active + 1) / rate
+            load = (source.active + 1) / rate
             if best is None or load < best_load:
                 best, best_load = source, load
         return best
