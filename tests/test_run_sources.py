@@ -361,6 +361,48 @@ def test_a_source_that_never_answers_does_not_hold_up_the_download(tmp_path: Pat
     assert report.fetched == len(WEIGHTS) + len(CONFIG)
 
 
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Fault(error=ConnectFailed("nobody there")), "was of no use: nobody there"),
+        (Fault(silent=0), "was of no use: it is silent or too slow"),
+        (Fault(status=404), "was of no use: https://files.test/some%20folder/w.bin answers 404"),
+        (Fault(flip=tuple(range(5, len(WEIGHTS), MIB))), "sent wrong bytes of w.bin"),
+    ],
+    ids=["refuses", "silent", "has it not", "lies"],
+)
+def test_a_source_that_is_of_no_use_is_named_in_the_report(
+    tmp_path: Path, fault: Fault, says: str
+) -> None:
+    """Once, by what the user called it or where it is; the hub brings everything."""
+    files = folder({"w.bin": WEIGHTS})
+    files.fault = lambda asked: fault
+    web = Web(modelscope({"w.bin": WEIGHTS}), huggingface(), files=files)
+
+    report = download(web, tmp_path, FOLDER)
+
+    assert is_right(tmp_path, {"w.bin": WEIGHTS})
+    (note,) = report.notes
+    assert says in note
+    assert "https://files.test" in note
+
+
+def test_one_folder_of_a_site_that_is_of_no_use_says_nothing_of_another(tmp_path: Path) -> None:
+    """What a run thinks of places is by what the user named, not by origin."""
+    files = {f"f{number:02}": payload(20_000, number) for number in range(60)}
+    behind = FakeNetwork(
+        {f"https://files.test/good/{path}": Served(data) for path, data in files.items()}
+    )
+    web = Web(modelscope(files), huggingface(), files=behind)
+
+    report = download(web, tmp_path, "https://files.test/bad", "https://files.test/good")
+
+    assert is_right(tmp_path, files)
+    (note,) = report.notes
+    assert note.startswith("source https://files.test/bad is not used any more for small files")
+    assert {place for file in report.files for place in file.sources} == {MS, "https://files.test"}
+
+
 def test_auto_says_nothing_where_the_other_hub_has_no_such_names(tmp_path: Path) -> None:
     """It is no mistake of the user, and nobody is asked."""
     seen: list[Event] = []

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelhaul.core.hedging import LEAD, LEAST, MIB, SHARE, Allowance, candidate, over_read, wins
-from modelhaul.core.scheduler import CHUNK, Host, Job, Lease, Scheduler, SourceState
+from modelhaul.core.scheduler import CHUNK, Job, Lease, Scheduler
+from modelhaul.core.sources import Host, SourceState
 from modelhaul.core.span import Span, SpanSet
 from tests.support.properties import thorough
 
@@ -75,6 +76,18 @@ def test_a_server_of_which_nothing_is_known_is_never_late() -> None:
     assert moment(scheduler) is None
 
 
+@pytest.mark.parametrize("round_trip", [0.0, 2.0])
+def test_who_is_silent_or_far_is_late_by_the_measure_of_who_could_do_its_work(
+    round_trip: float,
+) -> None:
+    """The other one would have answered long before."""
+    slow = SourceState("slow", host("slow", round_trip=round_trip, rate=100e6))
+    scheduler, lease = leased(MIB, slow, SourceState("quick", host("quick", rate=1e6)))
+
+    assert lease.source is slow
+    assert moment(scheduler) == pytest.approx(0.5)
+
+
 def test_each_hedge_in_vain_doubles_the_patience() -> None:
     """Perhaps the server is just slow with this file."""
     scheduler, lease = leased(MIB, hub())
@@ -113,7 +126,7 @@ def test_these_are_never_late(why: str) -> None:
         case "held":
             scheduler.hold(lease)
         case "revoked":
-            scheduler.take_back(lease)
+            scheduler.take_back(lease, 0.1)
         case "hedged":
             scheduler.hedge(lease, lease.source, 0.1)
         case _:

@@ -47,6 +47,21 @@ def test_a_source_that_brought_all_of_it_has_had_its_chance() -> None:
     assert inquiry.next([A, B], {A: WHOLE}) == (B, WHOLE)
 
 
+def test_a_source_that_failed_when_it_was_believed_is_believed_once_more_after_the_others() -> None:
+    """B has filled in for A and is no better alone: A was only away for a moment."""
+    inquiry = Inquiry(SIZE)
+    inquiry.next([A, B], {A: spans((0, 8)), B: spans((8, 12))})
+    inquiry.forgive(A)
+
+    other = inquiry.next([A, B], {A: spans((0, 8)), B: spans((8, 12))})
+    again = inquiry.next([A, B], {B: WHOLE})
+    inquiry.forgive(A)
+
+    assert other == (B, spans((0, 8)))
+    assert again == (A, WHOLE)
+    assert inquiry.next([A, B], {A: spans((0, 8)), B: spans((8, 12))}) is None
+
+
 def test_two_sources_that_agree_on_everything_end_it() -> None:
     """A third one need not be asked: it is the digest that is wrong."""
     inquiry = Inquiry(SIZE)

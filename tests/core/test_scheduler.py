@@ -24,12 +24,11 @@ from modelhaul.core.scheduler import (
     MIB,
     SMALLEST_SPLIT,
     SPLIT_ALIGN,
-    Host,
     Job,
     Lease,
     Scheduler,
-    SourceState,
 )
+from modelhaul.core.sources import Host, SourceState
 from modelhaul.core.span import Span, SpanSet
 from tests.support.properties import thorough
 
@@ -287,7 +286,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert len(late) == len(set(late))
         assert set(late) <= set(self._running())
         for lease in [one for one in self.out if one in late]:
-            self.scheduler.take_back(lease)
+            self.scheduler.take_back(lease, self.now)
             self._end(lease, again=True)
 
     @rule(pick=picks, source=picks)
@@ -637,7 +636,7 @@ def test_a_blocked_connection_leaves_what_was_taken_back_alone() -> None:
     """The whole of it comes back: splitting it now would make two requests of one."""
     scheduler, _, leases = blocked_after_two(1e6, 1e6)
     before = leases[0].stop
-    scheduler.take_back(leases[0])
+    scheduler.take_back(leases[0], 1.0)
 
     helper = take(scheduler, 1, now=0.4)
 
@@ -810,7 +809,7 @@ def test_a_lease_that_was_taken_back_by_us_is_not_the_slowest_any_more() -> None
     scheduler = Scheduler(chunk=16 * MIB)
     scheduler.add(ranged(1, 32 * MIB, known(round_trip=0.001, rate=1e6)))
     revoked, other = take(scheduler), take(scheduler)
-    scheduler.take_back(revoked)
+    scheduler.take_back(revoked, 1.0)
 
     thief = take(scheduler)
 
@@ -995,6 +994,53 @@ def test_sources_get_connections_in_proportion_to_their_rates() -> None:
     take_all(scheduler, 9)
 
     assert (slow.active, fast.active) == (3, 6)
+
+
+def test_who_keeps_silent_while_others_answer_is_asked_by_one_request_at_a_time() -> None:
+    """A tenth of a second is time enough for an answer."""
+    scheduler = Scheduler()
+    new, good = unknown(), known(rate=50e6)
+    scheduler.add(ranged(1, 4096 * MIB, new, good))
+    first = take(scheduler)
+
+    soon = take(scheduler, now=0.05)
+    late = [take(scheduler, now=0.1) for _ in range(3)]
+    more = scheduler.next(0.1, lambda source: source is new, 8)
+    scheduler.take_back(first, 2.0)
+    scheduler.close(first)
+    scheduler.take_back(soon, 2.0)
+    scheduler.close(soon)
+    once_more, others = take(scheduler, now=2.0), [take(scheduler, now=2.0) for _ in range(3)]
+
+    assert first.source is once_more.source is new
+    assert {lease.source for lease in [*late, *others]} == {good}
+    assert more is None
+
+
+def test_who_has_answered_and_shown_no_rate_yet_gets_as_much_as_the_others() -> None:
+    """It counts as a very fast one only until it was asked."""
+    scheduler = Scheduler()
+    new, good = known("new", rate=0.0), known("good", rate=10e6)
+    scheduler.add(ranged(1, 4096 * MIB, new, good))
+
+    take_all(scheduler, 8)
+
+    assert (new.active, good.active) == (4, 4)
+
+
+def test_sources_that_are_worse_are_asked_only_for_what_no_better_one_has() -> None:
+    """Proven wrong bytes of this very file are worse than a bad name, that worse than a failure."""
+    lied, useless, failed, good = known("lied"), known("useless"), known("failed"), known("good")
+    useless.standing.last = True
+    job = whole(1, MIB, lied, useless, failed, good)
+    job.wrong, job.doubted = {"lied"}, {"failed"}
+    turns = []
+
+    while able := job.askable():
+        turns.append([source.name for source in able])
+        able[0].alive = False
+
+    assert turns == [["good"], ["failed"], ["useless"], ["lied"]]
 
 
 def test_a_source_not_heard_of_yet_gets_its_chance() -> None:
@@ -1223,12 +1269,40 @@ def test_a_server_that_never_answered_is_late_soon_if_another_source_answers() -
 
 
 def test_a_server_that_never_answered_has_time_while_every_connection_works() -> None:
-    """Nobody is free who could ask another source."""
+    """The other source has no room for one more: nobody is free who could ask it."""
     scheduler = Scheduler(idle_timeout=30.0)
-    scheduler.add(ranged(1, CHUNK, unknown("dead"), known("good")))
+    dead = unknown("dead")
+    scheduler.add(ranged(1, CHUNK, dead, known("good")))
     take(scheduler)
 
-    assert scheduler.overdue(29.9, idle=False) == []
+    assert scheduler.overdue(29.9, idle=False, usable=lambda source: source is dead) == []
+
+
+def test_a_connection_to_who_never_answered_is_taken_back_though_none_is_idle() -> None:
+    """The other source has room, and it is the number of connections that has an end."""
+    scheduler = Scheduler(idle_timeout=30.0)
+    scheduler.add(ranged(1, CHUNK, unknown("dead"), known("good")))
+    lease = take(scheduler)
+
+    late = {now: scheduler.overdue(now, idle=False) for now in (1.9, 2.0)}
+
+    assert late == {1.9: [], 2.0: [lease]}
+
+
+def test_a_far_server_has_the_patience_of_a_near_one_that_could_do_its_work() -> None:
+    """Eight seconds alone; a second where the other would have the bytes, and may be asked."""
+    scheduler = Scheduler()
+    far, near = known("far", round_trip=1.0, rate=100e6), known("near", rate=1e6)
+    scheduler.add(ranged(1, CHUNK, far, near))
+    lease = take(scheduler)
+    scheduler.advance(lease, 1000, 1.0)
+
+    beside = {now: scheduler.overdue(now, idle=True) for now in (1.9, 2.0)}
+    alone = scheduler.overdue(2.0, idle=True, usable=lambda source: source is far)
+
+    assert lease.source is far
+    assert beside == {1.9: [], 2.0: [lease]}
+    assert alone == []
 
 
 def test_a_request_without_an_answer_has_twice_the_patience() -> None:
@@ -1251,9 +1325,40 @@ def test_patience_doubles_with_each_request_taken_back() -> None:
         patience.append(source.host.patience(answered=True))
         scheduler, lease = silent_lease(known())
         lease.source.host = source.host
-        scheduler.take_back(lease)
+        scheduler.take_back(lease, 1.0)
 
     assert patience == [1, 2, 4, 8, 16, 32, 64, 64]
+
+
+@pytest.mark.parametrize(("others", "counted"), [([], 4), ([known("good")], 1)])
+def test_requests_that_are_late_together_count_once_if_another_host_answers(
+    others: list[SourceState], counted: int
+) -> None:
+    """Alone each counts: a slow server is rather waited for. Beside another it would wait long."""
+    scheduler = Scheduler()
+    source = known(rate=100e6)
+    scheduler.add(ranged(1, 512 * MIB, source, *others))
+    only = [scheduler.next(0.0, lambda one: one is source, 8) for _ in range(4)]
+    leases = [lease for lease in only if lease is not None]
+
+    news = [scheduler.take_back(lease, 2.0) for lease in leases]
+
+    assert source.host.taken_back == counted
+    assert news == ([True, False, False, False] if others else [False] * 4)
+
+
+def test_the_next_wave_counts_again() -> None:
+    """Requests that were made after the last ones were taken back."""
+    scheduler = Scheduler()
+    source = known(rate=100e6)
+    scheduler.add(ranged(1, 512 * MIB, source, known("good")))
+
+    for now in (2.0, 5.0, 9.0):
+        lease = scheduler.next(now - 1.0, lambda one: one is source, 8)
+        assert lease is not None
+        assert scheduler.take_back(lease, now)
+
+    assert source.host.taken_back == 3
 
 
 def test_an_answer_brings_patience_back_to_normal() -> None:
@@ -1269,7 +1374,7 @@ def test_a_lease_taken_back_is_not_taken_back_twice() -> None:
     """Its request may take a moment to end."""
     scheduler, lease = silent_lease(known())
 
-    scheduler.take_back(lease)
+    scheduler.take_back(lease, 1.0)
 
     assert lease.revoked
     assert scheduler.overdue(1000.0, idle=True) == []

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from modelhaul.core.scheduler import Host, Job, Lease, Scheduler, SourceState
+from modelhaul.core.scheduler import Job, Lease, Scheduler
+from modelhaul.core.sources import Host, SourceState
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.engine.buffers import Block, BufferPool
 from modelhaul.engine.context import Options

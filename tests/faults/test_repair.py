@@ -284,6 +284,42 @@ def test_a_source_that_lies_beside_one_that_fails_ends_only_its_file(
     assert rig.left() == []
 
 
+@pytest.mark.fault(
+    "one of two sources lies, the other answers 503 for a while",
+    "it is waited for as if it were alone; the report names the one that lied",
+    number=(30, 38),
+)
+@pytest.mark.parametrize("seconds", [2, 10, 30])
+@pytest.mark.parametrize("rate", [5e5, 4e6], ids=["the slower one lies", "the faster one lies"])
+@pytest.mark.parametrize("size", [20_000, SIZE], ids=["small", "large"])
+def test_a_source_that_fails_for_a_moment_is_waited_for_beside_one_that_lies(
+    target: Path, size: int, rate: float, seconds: float
+) -> None:
+    """A fails just when it alone can have the right bytes; B has wrong ones at any time."""
+    data = DATA[:size]
+    served = {f"{A}/w": Served(data, rate=2e6), f"{B}/w": Served(data, rate=rate)}
+    rig = Rig(target, FakeNetwork(served))
+    wrong = flipping(B, at=tuple(at for at in (5, *FLIPS) if at < size))
+    since: list[float] = []
+
+    def fails(asked: Asked) -> Fault | None:
+        if network(rig).renewed:
+            since.append(asked.time)
+            if asked.url.startswith(A) and asked.time < since[0] + seconds:
+                return Fault(status=503)
+        return wrong(asked)
+
+    network(rig).fault = fails
+
+    result = bring(rig, B, A, data=data)
+
+    assert result.error is None
+    assert (target / "w").read_bytes() == data
+    assert result.disproven == (B,)
+    assert network(rig).renewed
+    assert rig.left() == []
+
+
 @pytest.mark.parametrize("size", [20_000, SIZE], ids=["small", "large"])
 def test_the_third_source_is_asked_though_the_second_fails(target: Path, size: int) -> None:
     """A lies, B answers 503, C is right: nobody is content with A once more."""

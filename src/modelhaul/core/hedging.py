@@ -10,7 +10,8 @@ on it can do alone what is left, and two connections for the same bytes would on
 
 from __future__ import annotations
 
-from modelhaul.core.scheduler import Lease, Scheduler, SourceState, Usable
+from modelhaul.core.scheduler import Lease, Scheduler, Usable
+from modelhaul.core.sources import Host, SourceState, usual
 
 MIB = 1 << 20
 
@@ -82,7 +83,7 @@ def candidate(
     """
     late = [lease for lease in scheduler.leases if _could_be(lease, most)]
     for lease in sorted(late, key=lambda one: scheduler.expected(one, now), reverse=True):
-        source = _elsewhere(scheduler, lease, usable)
+        source = _elsewhere(scheduler, lease, usable, now)
         if source is not None and _is_late(scheduler, lease, source, now):
             return lease, source
     return None
@@ -118,16 +119,17 @@ def _could_be(lease: Lease, most: int) -> bool:
         and cost(lease) <= most
         and lease.body == lease.job.whole  # a source without ranges serves one body, that one
         and not (lease.revoked or lease.held or lease.hedge)
-        and lease.source.host.round_trip > 0  # else nobody knows what is late
     )
 
 
-def _elsewhere(scheduler: Scheduler, lease: Lease, usable: Usable) -> SourceState | None:
+def _elsewhere(
+    scheduler: Scheduler, lease: Lease, usable: Usable, now: float
+) -> SourceState | None:
     """The source to ask instead: on another host if there is one."""
     job, host = lease.job, lease.source.host
-    source = scheduler.choose(job, lambda one: one.host is not host and usable(one))
+    source = scheduler.choose(job, lambda one: one.host is not host and usable(one), now)
     if source is None:
-        source = scheduler.choose(job, usable)
+        source = scheduler.choose(job, usable, now)
     return source if source is not None and (source.ranges or job.whole) else None
 
 
@@ -135,7 +137,7 @@ def _is_late(scheduler: Scheduler, lease: Lease, source: SourceState, now: float
     """Whether it is far over its expected time: silent, or slower than a new one would be."""
     host = lease.source.host
     # Half of what a take-back needs: a mistake costs less. Each hedge in vain doubles it.
-    patience = host.patience(answered=True) / 2 * 2.0 ** min(lease.hedged, 6)
+    patience = _patience(host, source.host) / 2 * 2.0 ** min(lease.hedged, 6)
     if now - lease.last_byte >= patience:
         return True
     rate = source.host.rate or host.rate
@@ -143,3 +145,14 @@ def _is_late(scheduler: Scheduler, lease: Lease, source: SourceState, now: float
         return False
     anew = 2 * (source.host.round_trip or host.round_trip) + cost(lease) / rate
     return scheduler.expected(lease, now) > max(patience, PAYS * anew)
+
+
+def _patience(host: Host, other: Host) -> float:
+    """Seconds of silence after which a take-back would be due; infinite if nobody knows.
+
+    Of two hosts the quicker one says it: it could have the bytes by then.
+    """
+    known = [host.patience(answered=True)] if host.round_trip > 0 else []
+    if other is not host and other.round_trip > 0:
+        known.append(usual(other.round_trip, answered=True))
+    return min(known, default=float("inf"))

@@ -13,7 +13,7 @@ from modelhaul.core.span import Span, SpanSet
 
 
 class Inquiry:
-    """Believes each source once.
+    """Believes each source once, and once more if it could not bring what it was to bring.
 
     Args:
         size: bytes of the file.
@@ -22,6 +22,7 @@ class Inquiry:
     def __init__(self, size: int) -> None:
         self._whole = Span(0, size)
         self._believed: set[int] = set()
+        self._forgiven: set[int] = set()
 
     def next(
         self, sources: Sequence[int], brought: Mapping[int, SpanSet]
@@ -38,14 +39,22 @@ class Inquiry:
             return None if self._again(only) else (only, SpanSet([self._whole]))
         if len(self.agreed(brought)) > 1:
             return None  # it is the digest that nobody can confirm
-        # Who has brought most first: that leaves least to be fetched.
-        for source in sorted(sources, key=lambda one: -_total(brought, one)):
+        # Who has brought most first: that leaves least to be fetched. Last who has failed before:
+        # by then it is known of the others whether it is worth waiting for.
+        order = sorted(sources, key=lambda one: (one in self._forgiven, -_total(brought, one)))
+        for source in order:
             if self._again(source):
                 continue
             missing = brought.get(source, SpanSet()).gaps(self._whole)
             if missing:
                 return source, missing
         return None
+
+    def forgive(self, source: int) -> None:
+        """It failed while it was believed, and others helped out: it has one more chance."""
+        if source not in self._forgiven:
+            self._forgiven.add(source)
+            self._believed.discard(source)
 
     def agreed(self, brought: Mapping[int, SpanSet]) -> list[int]:
         """The sources that have brought the whole file as it is now."""

@@ -220,12 +220,14 @@ class Source:
         origin: the origin of `url`, the only one that ever sees `credentials`.
         credentials: headers that prove who we are (never shown).
         fallback: only used when no other source of the file is left.
+        place: what people call the place that it belongs to; "" if that is its origin.
     """
 
     url: str
     origin: Origin
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     fallback: bool = False
+    place: str = ""
 
     def __str__(self) -> str:
         return str(self.origin)

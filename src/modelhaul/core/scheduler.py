@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from modelhaul.core.sources import SILENT_SECONDS, Host, SourceState, blend, usual
 from modelhaul.core.span import Span, SpanSet
 
 MIB = 1 << 20
@@ -29,108 +30,6 @@ LEASES_AHEAD = 1.5
 SMALLEST_SPLIT = 1 * MIB
 SPLIT_ROUND_TRIPS = 4
 SPLIT_ALIGN = 64 * 1024
-# A connection is called silent after this many seconds or round trips, whichever is longer,
-# and only if another one could do its work.
-SILENT_SECONDS = 1.0
-SILENT_ROUND_TRIPS = 8
-# A source that breaks the protocol this often in a row is not asked for this file again.
-MOST_FAULTS = 4
-# A server that ignores ranges now and then is one bad edge; one that does so three times in a row,
-# or from the first answer on, does not do ranges.
-MOST_IGNORED_RANGES = 3
-
-
-@dataclass(slots=True, eq=False)
-class Host:
-    """What was learnt about one origin: seconds to the first byte, bytes/s per connection."""
-
-    name: str
-    round_trip: float = 0.0
-    rate: float = 0.0
-    taken_back: int = 0
-
-    def learn_round_trip(self, seconds: float) -> None:
-        self.round_trip = _blend(self.round_trip, seconds)
-        self.taken_back = 0
-
-    def patience(self, *, answered: bool) -> float:
-        """Seconds of silence after which a request is better made anew.
-
-        Doubles with each request that was taken back in vain: perhaps the server is just slow.
-        """
-        if self.round_trip == 0.0 and not answered:
-            return float("inf")  # nothing was ever heard from it; only the idle timeout counts
-        least = SILENT_SECONDS if answered else 2 * SILENT_SECONDS
-        return max(least, SILENT_ROUND_TRIPS * self.round_trip) * 2.0 ** min(self.taken_back, 6)
-
-    def learn_rate(self, rate: float) -> None:
-        # Slowly down: what a host can do is not unlearnt because its last connection crawls.
-        self.rate = max(_blend(self.rate, rate), 0.97 * self.rate)
-
-
-@dataclass(slots=True, eq=False)
-class SourceState:
-    """One source of one job while the run lasts.
-
-    Attributes:
-        fallback: asked only when no other source is alive.
-        failed_at: when a request to it failed, None if it has served since.
-        well: it has served, and has not failed since.
-    """
-
-    name: str
-    host: Host
-    fallback: bool = False
-    alive: bool = True
-    ranges: bool = True
-    good_ranges: int = 0
-    ignored_ranges: int = 0
-    other_versions: int = 0
-    faults: int = 0
-    strikes: int = 0
-    active: int = 0
-    failed_at: float | None = None
-    well: bool = False
-
-    @property
-    def failing(self) -> bool:
-        """It is of no more use, or nothing that it was asked for since it failed has come."""
-        return not self.alive or self.failed_at is not None
-
-    def failed(self, now: float) -> None:
-        """A request to it failed."""
-        self.failed_at, self.well = now, False
-
-    def served(self, began: float = float("inf")) -> None:
-        """An answer was checked and is right; `began` is when it was asked for, if not just now."""
-        self.faults = 0
-        self.strikes = 0
-        if self.failed_at is None or began > self.failed_at:
-            self.failed_at, self.well = None, True
-
-    def ranged(self) -> None:
-        """A range was answered with exactly that range."""
-        self.good_ranges += 1
-        self.ignored_ranges = 0
-        self.other_versions = 0
-
-    def ignored(self) -> None:
-        """A range was asked for and the whole body came."""
-        self.ignored_ranges += 1
-        if self.good_ranges == 0 or self.ignored_ranges >= MOST_IGNORED_RANGES:
-            self.ranges = False
-
-    def other_version(self) -> bool:
-        """It answered with another version than the one that is insisted on; False if too often."""
-        self.other_versions += 1
-        return self.other_versions < MOST_FAULTS
-
-    def fault(self) -> bool:
-        """It broke the protocol once more; False if that was once too often."""
-        self.faults += 1
-        if self.faults >= MOST_FAULTS:
-            self.alive = False
-        return self.alive
 
 
 @dataclass(slots=True, eq=False)
@@ -146,8 +45,11 @@ class Job:
             back while the hashing is behind.
         behind: the hashing is behind: a second connection for the same bytes would not help.
         believed: name of the source to ask while it is alive, where another one may have lied.
-        doubted: names of those that a whole file is asked of only if no other one is alive: they
-            brought wrong bytes, or failed when they were believed.
+        wrong: names of those whose own bytes the digest has disproven; they are asked only if no
+            other one is alive.
+        doubted: names of those that failed when they were believed; a whole file is asked of them
+            only if no other one is alive.
+        origins: where bytes came from, in the order in which they began to come.
         version: the validator that answers must have though a digest is known, None for any.
     """
 
@@ -159,13 +61,27 @@ class Job:
     frontier: int = 0
     behind: bool = False
     believed: str | None = None
+    wrong: set[str] = field(default_factory=set)
     doubted: set[str] = field(default_factory=set)
+    origins: dict[str, None] = field(default_factory=dict)
     version: str | None = None
     leases: list[Lease] = field(default_factory=list, repr=False)
 
     def alive(self) -> bool:
         """Whether any source is left."""
         return any(source.alive for source in self.sources)
+
+    def askable(self) -> list[SourceState]:
+        """The sources of the best kind that is alive, whether they may be asked now or not."""
+        some = [source for source in self.sources if source.alive]
+        if len(some) <= 1:
+            return some
+        some = [source for source in some if source.name == self.believed] or some
+        some = [source for source in some if source.name not in self.wrong] or some
+        some = [source for source in some if not source.standing.is_last(small=self.whole)] or some
+        if self.whole:
+            some = [source for source in some if source.name not in self.doubted] or some
+        return [source for source in some if not source.fallback] or some
 
 
 @dataclass(slots=True, eq=False)
@@ -186,6 +102,8 @@ class Lease:
         rival: of a hedge, the lease that owns what it fetches; None of every owner.
         hedged: hedges that were begun for these bytes so far.
         version: the strong validator of its answer, None before one came or if it has none.
+        host: the one that it was meant for; a redirect may have led it elsewhere.
+        origin: where it was sent.
     """
 
     job: Job
@@ -205,6 +123,8 @@ class Lease:
     rival: Lease | None = field(default=None, repr=False)
     hedged: int = 0
     version: str | None = None
+    host: Host | None = field(default=None, repr=False)
+    origin: str = ""
     _mark: tuple[float, int] = (0.0, 0)
 
     @property
@@ -214,6 +134,11 @@ class Lease:
 
 
 Usable = Callable[[SourceState], bool]
+
+
+def anyone(source: SourceState) -> bool:
+    """Every source may be asked."""
+    return True
 
 
 class Scheduler:
@@ -299,7 +224,7 @@ class Scheduler:
         for job in self._ranged.values():
             if not job.todo:
                 continue
-            source = self.choose(job, usable)
+            source = self.choose(job, usable, now)
             if source is None:
                 continue
             lease = self._take(job, source, now, connections)
@@ -315,7 +240,7 @@ class Scheduler:
     def _next_whole(self, now: float, usable: Usable) -> Lease | None:
         for _ in range(len(self._whole)):
             job = self._whole.popleft()
-            source = self.choose(job, usable)
+            source = self.choose(job, usable, now)
             if source is None:
                 self._whole.append(job)
                 continue
@@ -323,24 +248,27 @@ class Scheduler:
             return self._lease(job, source, Span(0, stop), now, body=True)
         return None
 
-    def choose(self, job: Job, usable: Usable) -> SourceState | None:
+    def choose(self, job: Job, usable: Usable, now: float) -> SourceState | None:
         """The source that should be asked next for a job; None if none may be asked now."""
-        alive = [source for source in job.sources if source.alive]
-        alive = [source for source in alive if source.name == job.believed] or alive
-        if job.whole:
-            alive = [source for source in alive if source.name not in job.doubted] or alive
-        first = [source for source in alive if not source.fallback] or alive
+        first = job.askable()
         if not job.whole:
             first = [source for source in first if source.ranges] or first
+        several = len(first) > 1
+        heard = several and any(source.host.round_trip for source in first)
+        fastest = max((source.host.rate for source in first), default=0.0) if several else 0.0
         best = None
         best_load = 0.0
         for source in first:
+            host = source.host
             if not source.ranges and source.active:
                 continue
-            if not usable(source):
+            # One that keeps silent while others answer is asked by one request at a time.
+            if (heard and host.active and host.mute(now)) or not usable(source):
                 continue
-            # By what it delivers; a source not heard of yet counts as a fast one.
-            load = (source.active + 1) / (source.host.rate or 1e12)
+            # By what it delivers. A source not heard of yet counts as a very fast one, so that it
+            # is asked at once; until it has shown what it does it is one like the others.
+            rate = host.rate or (fastest if source.active else 0.0) or 1e12
+            load = (source.active + 1) / rate
             if best is None or load < best_load:
                 best, best_load = source, load
         return best
@@ -374,6 +302,9 @@ class Scheduler:
     @staticmethod
     def _request(job: Job, source: SourceState, span: Span, now: float, *, body: bool) -> Lease:
         source.active += 1
+        if source.host.active == 0:
+            source.host.asked = now
+        source.host.active += 1
         return Lease(
             job=job,
             source=source,
@@ -384,6 +315,7 @@ class Scheduler:
             began=now,
             last_byte=now,
             asked=span.stop,
+            host=source.host,
             _mark=(now, span.start),
         )
 
@@ -435,7 +367,7 @@ class Scheduler:
             reverse=True,
         )
         for victim in victims:
-            source = self.choose(victim.job, usable)
+            source = self.choose(victim.job, usable, now)
             if source is None or not source.ranges:
                 continue
             at = self._split_point(victim, source.host, now)
@@ -488,6 +420,7 @@ class Scheduler:
         if lease.first_byte is None:
             lease.first_byte = now
             lease.source.host.learn_round_trip(now - lease.began)
+            lease.job.origins[lease.origin] = None
             # What comes with the first byte was on its way before it: not part of a rate.
             lease._mark = (now, lease.position + count)
         lease.position += count
@@ -510,6 +443,8 @@ class Scheduler:
         """
         job = lease.job
         lease.source.active -= 1
+        if lease.host is not None:
+            lease.host.active -= 1
         if lease.rival is not None:
             lease.rival.hedge = None
             return
@@ -536,10 +471,36 @@ class Scheduler:
         hedge.rival = None
         self._own(hedge)
 
-    def take_back(self, lease: Lease) -> None:
-        """The request will be ended by us, its bytes asked for anew."""
+    def take_back(self, lease: Lease, now: float) -> bool:
+        """The request will be ended by us, its bytes asked for anew. True as of `late()`."""
         lease.revoked = True
+        if self._beside(lease):
+            return self.late(lease, now)
+        # Alone each counts: a slow server is rather waited for than asked in vain.
         lease.source.host.taken_back += 1
+        return False
+
+    def late(self, lease: Lease, now: float) -> bool:
+        """The lease was late while another host answers; True if that is news of its own host.
+
+        Requests that were out together are late together, which counts once.
+        """
+        host = lease.source.host
+        if lease.began <= host.struck or not self._beside(lease):
+            return False
+        host.struck = now
+        host.taken_back += 1
+        return True
+
+    @staticmethod
+    def _beside(lease: Lease, usable: Usable = anyone) -> list[SourceState]:
+        """The sources of the same file on other hosts that answer."""
+        host = lease.source.host
+        return [
+            source
+            for source in lease.job.askable()
+            if source.host is not host and source.host.round_trip > 0 and usable(source)
+        ]
 
     def again(self, job: Job) -> None:
         """A whole-file job has to be fetched once more."""
@@ -554,20 +515,28 @@ class Scheduler:
             if lease.first_byte is None or elapsed < 0.1:
                 continue
             rate = max(0, lease.position - position) / elapsed
-            lease.rate = _blend(lease.rate, rate)
+            lease.rate = blend(lease.rate, rate)
             lease._mark = (now, lease.position)
             if rate > 0:
                 rates.setdefault(lease.source.host, []).append(rate)
         for host, some in rates.items():
             host.learn_rate(sum(some) / len(some))
 
-    def overdue(self, now: float, *, idle: bool, limited: bool = False) -> list[Lease]:
+    def overdue(
+        self,
+        now: float,
+        *,
+        idle: bool,
+        usable: Usable = anyone,
+        limited: bool = False,
+    ) -> list[Lease]:
         """Leases that should be taken back: their connection is dead, silent or crawls.
 
         Args:
             now: seconds, monotonic.
             idle: a connection is free and found nothing to do: then patience is short, because
                 these bytes are what everybody waits for.
+            usable: whether a source may be asked now.
             limited: the disk or the user's limit sets the pace: a slow connection says nothing,
                 only a silent one does.
         """
@@ -576,33 +545,30 @@ class Scheduler:
             for lease in self._leases
             if lease.remaining
             and not (lease.revoked or lease.held)
-            and self._is_late(lease, now, idle=idle, limited=limited)
+            and self._is_late(lease, now, idle=idle, usable=usable, limited=limited)
         ]
 
-    def _is_late(self, lease: Lease, now: float, *, idle: bool, limited: bool) -> bool:
+    def _is_late(
+        self, lease: Lease, now: float, *, idle: bool, usable: Usable, limited: bool
+    ) -> bool:
         silence = now - lease.last_byte
         if silence >= self._idle_timeout:
             return True
-        if not idle:
+        # A connection to who never answers is worth more elsewhere, even if none is free.
+        if not idle and (silence < SILENT_SECONDS or not lease.source.host.mute(now)):
             return False
         limit = lease.source.host.patience(answered=lease.first_byte is not None)
-        if limit == float("inf"):
-            limit = self._patience_beside(lease)
+        limit = min(limit, self._patience_beside(lease, usable))
         # Whether another connection is faster is for its hedge to show, if it has one.
-        unknown = not limited and lease.hedge is None
+        unknown = idle and not limited and lease.hedge is None
         return silence >= limit or (unknown and self._crawls(lease, limit, now))
 
-    @staticmethod
-    def _patience_beside(lease: Lease) -> float:
-        """Patience with a source that never answered, by how the file's other sources answer."""
-        others = [
-            source.host.round_trip
-            for source in lease.job.sources
-            if source.alive and source.host is not lease.source.host and source.host.round_trip > 0
-        ]
+    def _patience_beside(self, lease: Lease, usable: Usable) -> float:
+        """Patience with a source, by how those answer that could do its work."""
+        others = [source.host.round_trip for source in self._beside(lease, usable)]
         if not others:
             return float("inf")
-        slow = max(2 * SILENT_SECONDS, SILENT_ROUND_TRIPS * max(others))
+        slow = usual(max(others), answered=lease.first_byte is not None)
         return slow * 2.0 ** min(lease.source.host.taken_back, 6)
 
     def _crawls(self, lease: Lease, limit: float, now: float) -> bool:
@@ -614,8 +580,3 @@ class Scheduler:
         if lease.job.whole:
             anew += lease.position / host.rate
         return self.expected(lease, now) > max(limit, 4 * anew)
-
-
-def _blend(old: float, new: float) -> float:
-    """An exponentially weighted mean that begins with the first value."""
-    return new if old == 0.0 else 0.7 * old + 0.3 * new

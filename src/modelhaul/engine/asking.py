@@ -67,7 +67,6 @@ class Asking:
                 head = _Head(receiver, self if finder else None)
                 answer = await transport.fetch(self._request(target), head)
                 if not isinstance(answer, Redirect):
-                    self.task.tally.sources[target.origin] = None
                     return answer
                 # An origin that only redirects is heard of here and nowhere else.
                 self.lane.host.learn_round_trip(anyio.current_time() - asked)
@@ -113,6 +112,7 @@ class Asking:
             self._lanes.enter(lane)
             self.lane = lane
         self.lease.source.host = lane.host
+        self.lease.origin = target.origin
 
     def _request(self, target: Target) -> Request:
         file, lease = self.task.order.file, self.lease

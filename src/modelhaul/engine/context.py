@@ -8,6 +8,7 @@ from typing import Protocol
 
 from modelhaul.core.hedging import LEAST
 from modelhaul.core.scheduler import CHUNK, Job, Lease
+from modelhaul.core.sources import SourceState
 from modelhaul.engine.buffers import BufferPool
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.lanes import Lanes
@@ -104,8 +105,11 @@ class Context(Protocol):
     def fetch_instead(self, task: Task) -> None:
         """What was to be copied cannot be; its sources have it."""
 
-    def renew(self) -> None:
-        """What was kept open is suspect: the next requests go over new connections."""
+    def renew(self, since: float) -> None:
+        """What was open at this moment is suspect: the next requests go over new connections."""
+
+    def lied(self, source: SourceState, path: str, note: str) -> None:
+        """Bytes of this file from this source were wrong, as the right digest shows."""
 
     def again(self, job: Job) -> None:
         """A whole file has to be fetched once more."""

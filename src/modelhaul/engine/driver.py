@@ -23,7 +23,8 @@ from anyio.abc import TaskGroup
 from modelhaul.core.pace import Throttle
 from modelhaul.core.plan import Action
 from modelhaul.core.repo import names_of
-from modelhaul.core.scheduler import Job, Lease, Scheduler, SourceState
+from modelhaul.core.scheduler import Job, Lease, Scheduler
+from modelhaul.core.sources import SourceState
 from modelhaul.core.transfer import State
 from modelhaul.engine.asking import Asking
 from modelhaul.engine.buffers import BufferPool
@@ -36,6 +37,7 @@ from modelhaul.engine.lanes import Lane, Lanes
 from modelhaul.engine.large import LargeFile
 from modelhaul.engine.locations import Location
 from modelhaul.engine.meter import Meter
+from modelhaul.engine.places import Places
 from modelhaul.engine.task import Order, Task
 from modelhaul.engine.threads import Threads
 from modelhaul.engine.whole import Batch, WholeFile
@@ -108,9 +110,11 @@ class Engine:
         self._scheduler = Scheduler(chunk=options.chunk, idle_timeout=options.idle_timeout)
         self._all: list[Task] = []  # by key, as ordered
         self._tasks: dict[int, Task] = {}  # those that fetch
+        self._places = Places(self._scheduler, emit=emit, revoke=self._revoke)
         self._failures = Failures(
             self._scheduler,
             self._tasks,
+            self._places,
             emit=emit,
             stop=self._stop,
             revoke=self._revoke,
@@ -128,6 +132,7 @@ class Engine:
         self._unfinished = 0
         self._idle = False
         self._last_news = 0.0
+        self._renewed = -math.inf
         self._fatal: HaulError | None = None
         self._group: TaskGroup | None = None
         self._batch = Batch(self)
@@ -167,6 +172,7 @@ class Engine:
         self._progress()
         if self._fatal is not None:
             raise self._fatal
+        self._places.settle()
         return [task.result for task in tasks if task.result is not None]
 
     def _proofs(self) -> int:
@@ -194,7 +200,12 @@ class Engine:
         size = order.file.size
         whole = size is None or size <= self.options.small or order.file.identity is None
         sources = [
-            SourceState(name, self.lanes.lane(str(source.origin)).host, source.fallback)
+            SourceState(
+                name,
+                self.lanes.lane(str(source.origin)).host,
+                source.fallback,
+                standing=self._places.standing(order, source),
+            )
             for name, source in zip(names_of(order.sources), order.sources, strict=True)
         ]
         for at, source in enumerate(order.sources):
@@ -363,8 +374,14 @@ class Engine:
         self._feed()
         self._dispatch()
 
-    def renew(self) -> None:
-        self._transport.renew()
+    def renew(self, since: float) -> None:
+        # What was asked before the last renewal came over connections that nobody keeps.
+        if since >= self._renewed:
+            self._renewed = self._clock()
+            self._transport.renew()
+
+    def lied(self, source: SourceState, path: str, note: str) -> None:
+        self._places.lied(source, path, note)
 
     def again(self, job: Job) -> None:
         self._scheduler.again(job)
@@ -496,30 +513,16 @@ class Engine:
         elif asking.scope.cancelled_caught or (
             lease.revoked and isinstance(failure, TransportError)
         ):
-            self._taken_back(asking, overtaken=overtaken)
+            self._failures.taken_back(asking, overtaken=overtaken)
         elif failure is not None:
             self._failures.failed(asking, failure)
         else:
             asking.lane.completed += 1
             asking.lane.health.good()
-            lease.source.served(lease.began)
+            lease.source.served(lease.began, small=lease.job.whole)
         self._failures.check_hope(asking.task)
         self._feed()
         self._dispatch()
-
-    def _taken_back(self, asking: Asking, *, overtaken: bool) -> None:
-        """We ended the request ourselves; `overtaken` if a hedge goes on with it."""
-        job = asking.lease.job
-        if overtaken:
-            self._failures.retrying(asking, "a second connection goes on in its place")
-            return
-        if job.whole and asking.task.result is None:
-            self._scheduler.again(job)
-        elif not self._scheduler.knows(job):
-            return
-        if asking.postponed:
-            return  # nothing was asked
-        self._failures.retrying(asking, "the connection is silent or too slow")
 
     # -- the beat ----------------------------------------------------------------------------------
 
@@ -532,8 +535,12 @@ class Engine:
             self._scheduler.tick(now)
             limited, self._held_back = self.pool.starved or self._held_back, False
             self.lanes.tick(now, limited=limited)
-            for lease in self._scheduler.overdue(now, idle=self._idle, limited=limited):
-                self._scheduler.take_back(lease)
+            late = self._scheduler.overdue(
+                now, idle=self._idle, usable=self._usable, limited=limited
+            )
+            for lease in late:
+                if self._scheduler.take_back(lease, now):
+                    self._failures.late(self._askings[lease])
                 self._revoke(lease)
             self._feed()
             self._dispatch()

@@ -13,8 +13,10 @@ import anyio
 
 from modelhaul.core.judge import Judgement, final_error, judge
 from modelhaul.core.retry import Budget
-from modelhaul.core.scheduler import Host, Job, Lease, Scheduler
+from modelhaul.core.scheduler import Job, Lease, Scheduler
+from modelhaul.core.sources import Host, SourceState
 from modelhaul.engine.asking import Asking
+from modelhaul.engine.places import Places
 from modelhaul.engine.task import Task
 from modelhaul.errors import HaulError, OtherVersion
 from modelhaul.events import Event, Retrying, SourceDropped
@@ -23,13 +25,15 @@ from modelhaul.events import Event, Retrying, SourceDropped
 USEFUL = 64 * 1024
 #: Failures in a row after which a source that was to bring everything alone has others beside it.
 MOST_STRIKES = 3
+#: The same where all others have sent wrong bytes: as long as a server alone is waited for.
+MOST_WAITS = 8
 
 
 class Failures:
     """Carries judgements out, and gives a file up when nobody is left to ask for it.
 
     Args:
-        scheduler, tasks: of the run; the tasks by the key of their job.
+        scheduler, tasks, places: of the run; the tasks by the key of their job.
         emit: tells the listener.
         stop: ends the run with an error.
         revoke: ends the request of a lease.
@@ -40,6 +44,7 @@ class Failures:
         self,
         scheduler: Scheduler,
         tasks: Mapping[int, Task],
+        places: Places,
         *,
         emit: Callable[[Event], None],
         stop: Callable[[HaulError], None],
@@ -49,6 +54,7 @@ class Failures:
         self.budget = Budget()
         self._scheduler = scheduler
         self._tasks = tasks
+        self._places = places
         self._emit = emit
         self._stop = stop
         self._revoke = revoke
@@ -60,31 +66,85 @@ class Failures:
         task, source, job = asking.task, asking.lease.source, asking.lease.job
         if task.result is not None:
             return
-        judgement = judge(error, signed=asking.signed)
+        judgement, before = judge(error, signed=asking.signed), source.alive
         if judgement.give_up:
             task.fail(error)
             for lease in job.leases:
                 self._revoke(lease)
             return
         costs = self._carry_out(judgement, asking, error)
-        # By the file as well: an origin that serves all others well is never left alone.
-        strikes = max(source.strikes, asking.lane.health.strikes)
-        if source.name == job.believed and strikes >= MOST_STRIKES:
-            job.believed = None  # the others may have the right bytes after all
-            job.doubted.add(source.name)
-        if not source.alive:
-            self._emit(
-                SourceDropped(path=task.order.file.path, source=source.name, reason=error.message)
-            )
+        if before and not source.alive:
+            path = task.order.file.path
+            self._emit(SourceDropped(path=path, source=source.name, reason=error.message))
+            self._places.lacked(source, job, error.message)
+        elif costs:
+            self._places.failed(source, job, error.message)
+        waits = self._let_others_help(asking)
         if not job.alive():
             self._last_source_gone(job, error)
-        elif costs and not self.budget.spend():
+        elif costs and not waits and not self._is_better(job, source) and not self.budget.spend():
             self._stop(error)
             return
         else:
             self.retrying(asking, error.message)
         if job.whole and not job.leases:  # else a hedge has taken it over
             self._scheduler.again(job)
+
+    @staticmethod
+    def _let_others_help(asking: Asking) -> bool:
+        """After a failure: have others asked as well, as far as they are to be believed.
+
+        True if it was waited for and nobody else is asked, because all others sent wrong bytes;
+        that has a bound of its own.
+        """
+        job, source = asking.lease.job, asking.lease.source
+        others = [one for one in job.sources if one.alive and one is not source]
+        honest = [one for one in others if one.name not in job.wrong]
+        # By the file as well: an origin that serves all others well is never left alone.
+        strikes = max(source.strikes, asking.lane.health.strikes)
+        if source.name == job.believed and honest and strikes >= MOST_STRIKES:
+            job.believed = None  # the others may have the right bytes after all
+            if job.whole:
+                job.doubted.add(source.name)
+        waits = source.alive and source.name not in job.wrong and bool(others) and not honest
+        if waits and strikes >= MOST_WAITS:
+            job.believed = None  # they have the second chance that an only source has
+            job.wrong.clear()
+            job.doubted.add(source.name)
+        return waits
+
+    @staticmethod
+    def _is_better(job: Job, than: SourceState) -> bool:
+        """Whether another source that may be asked fails less: the run depends on that one."""
+        failures = than.standing.failures
+        return any(one.standing.failures < failures for one in job.askable())
+
+    def taken_back(self, asking: Asking, *, overtaken: bool) -> None:
+        """We ended the request ourselves; `overtaken` if a hedge goes on with it."""
+        lease, task = asking.lease, asking.task
+        if overtaken:
+            if self._scheduler.late(lease, anyio.current_time()):
+                self.late(asking)
+            self.retrying(asking, "a second connection goes on in its place")
+            return
+        if lease.job.whole and task.result is None:
+            self._scheduler.again(lease.job)
+        elif not self._scheduler.knows(lease.job):
+            return
+        if asking.postponed:
+            return  # nothing was asked
+        self.retrying(asking, "the connection is silent or too slow")
+
+    def late(self, asking: Asking) -> None:
+        """A request was late while another host answers: that is a failure of its place."""
+        lease, source = asking.lease, asking.lease.source
+        if _is_useful(lease):
+            return
+        trouble = "it is silent or too slow"
+        source.strikes += 1
+        now, chance = anyio.current_time(), self._chance()
+        asking.lane.health.bad(now, chance=chance, reason=trouble)
+        self._places.failed(source, lease.job, trouble)
 
     def hedge_failed(self, asking: Asking, error: HaulError) -> None:
         """A hedge failed. Its bytes have an owner: only what it says of the origin counts."""
@@ -107,7 +167,7 @@ class Failures:
     def _carry_out(self, judgement: Judgement, asking: Asking, error: HaulError) -> bool:
         """Tell origin, source and address; True if the next try costs from the budget."""
         source, lease = asking.lease.source, asking.lease
-        useful = not lease.job.whole and lease.position - lease.start >= USEFUL
+        useful = _is_useful(lease)
         if useful:
             # Whatever ended it, it worked: a line that is cut every megabyte goes on for ever.
             asking.lane.health.good()
@@ -152,6 +212,7 @@ class Failures:
             for source in task.job.sources:
                 if source.host is host:
                     source.alive = False
+                    self._places.gone(source, error.message)
             if not task.job.alive():
                 self._last_source_gone(task.job, error)
             self.check_hope(task)
@@ -162,3 +223,8 @@ class Failures:
         for lease in job.leases:
             if lease.first_byte is None:
                 self._revoke(lease)
+
+
+def _is_useful(lease: Lease) -> bool:
+    """Whether it worked for a while: what it brought is kept."""
+    return not lease.job.whole and lease.position - lease.start >= USEFUL

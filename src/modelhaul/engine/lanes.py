@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from modelhaul.core.pace import Pace, Sample
 from modelhaul.core.retry import Health
-from modelhaul.core.scheduler import Host
+from modelhaul.core.sources import Host
 
 _SAMPLE_EVERY = 0.1
 

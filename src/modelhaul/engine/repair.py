@@ -60,6 +60,7 @@ class Repair:
         self._tally = tally
         self._mends = 0
         self._inquiry = Inquiry(order.file.size)
+        self._believed: int | None = None  # mark of the source that was believed last
         self._doubted: list[Have] = []  # runs that were fetched again because they may be wrong
         # Bytes by source and by the validator of their answer.
         self._versions: Counter[tuple[str, str | None]] = Counter()
@@ -94,21 +95,30 @@ class Repair:
             return found.damaged, "these bytes changed on the disk"
         source, wrong = await self._believe_next(claimed, found, digests)
         self._job.version = self._version_of_most(source)
-        self._context.renew()
+        self._context.renew(self._context.now())
         return wrong, f"the digest is wrong and the disk is not to blame; now from {source} alone"
 
     async def tell_whose_bytes_were_wrong(self, claimed: Claim) -> None:
         """The digest is right at last: what is not as it was before was wrong."""
-        if not self._doubted:
-            return
-        wrong = await self._context.threads.hash(self._replaced, claimed)
-        names = {source_mark(source.name): source.name for source in self._job.sources}
+        wrong: list[Have] = []
+        if self._doubted:
+            wrong = await self._context.threads.hash(self._replaced, claimed)
+        sources = {source_mark(source.name): source for source in self._job.sources}
         for mark in dict.fromkeys(run.source for run in wrong):
-            name = names.get(mark, "a source of an earlier run")
+            source = sources.get(mark)
+            name = "a source of an earlier run" if source is None else source.name
             self._tally.disproven[name] = None
             size = SpanSet(run.span for run in wrong if run.source == mark).total
             text = f"{name} sent wrong bytes of {self._file.path}, within {size_text(size)}"
-            self._context.emit(Note(message=f"{text} that were fetched again"))
+            text += " that were fetched again"
+            if source is None:
+                self._context.emit(Note(message=text))
+            else:
+                self._context.lied(source, self._file.path, text)
+        brought = {name for name, _ in self._versions}.difference(self._tally.disproven)
+        for source in self._job.sources:
+            if source.name in brought:
+                source.standing.prove()
 
     # -- comparing: in a thread --------------------------------------------------------------------
 
@@ -147,14 +157,20 @@ class Repair:
             IntegrityError: each had its chance; part and journal are gone.
         """
         names = {source_mark(source.name): source.name for source in self._job.sources}
-        alive = [source_mark(source.name) for source in self._job.sources if source.alive]
+        before, job = self._believed, self._job
+        if before is not None and job.believed is None and names[before] not in job.doubted:
+            self._inquiry.forgive(before)  # it failed for a moment: its bytes were not judged
+        # Who has brought all of it alone is judged: nobody asks that one while there is another.
+        alone = self._inquiry.agreed(found.brought)
+        job.wrong.update(names[mark] for mark in alone if mark in names)
+        alive = [source_mark(source.name) for source in job.sources if source.alive]
         believed = self._inquiry.next(list(dict.fromkeys(alive)), found.brought)
         if believed is None:
             await self._context.threads.write(claimed.discard)
             agreed = [names[mark] for mark in self._inquiry.agreed(found.brought) if mark in names]
             raise self._disproven(agreed, digests)
         mark, missing = believed
-        self._job.believed = names[mark]
+        self._believed, job.believed = mark, names[mark]
         self._doubted += [run for run in found.runs if missing.overlaps(run.span)]
         return names[mark], missing
 
@@ -166,7 +182,7 @@ class Repair:
                 f"{wrong} ({' and '.join(agreed)} have the same bytes)",
                 hint="the digest is of another file; nothing was left under its name",
             )
-        origins = ", ".join(self._tally.sources) or "the part on disk"
+        origins = ", ".join(self._job.origins) or "the part on disk"
         return IntegrityError(
             f"{wrong} (fetched twice, from {origins})",
             hint="source and listing disagree; nothing was left under its name",

@@ -91,7 +91,6 @@ class Tally:
     reused: int = 0
     last_byte: float | None = None
     proven: float | None = None
-    sources: dict[str, None] = field(default_factory=dict)
     disproven: dict[str, None] = field(default_factory=dict)
 
     @property
@@ -139,6 +138,11 @@ class Task:
         """Amounts for a view."""
         raise NotImplementedError
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Where bytes came from, also those that had to be fetched again."""
+        return () if self.job is None else tuple(self.job.origins)
+
     def succeed(self, how: How, *, size: int, digest: str | None) -> None:
         """The file stands under its final name."""
         file, tally = self.order.file, self.tally
@@ -154,7 +158,7 @@ class Task:
                 hedged=tally.hedged,
                 reused=tally.reused,
                 proof_seconds=tally.proof_seconds if how == "fetched" else None,
-                sources=tuple(tally.sources),
+                sources=self.origins,
                 disproven=tuple(tally.disproven),
                 failing=self._failing(),
             )
@@ -179,7 +183,7 @@ class Task:
                 fetched=tally.fetched,
                 hedged=tally.hedged,
                 reused=tally.reused,
-                sources=tuple(tally.sources),
+                sources=self.origins,
                 error=error,
             )
         )

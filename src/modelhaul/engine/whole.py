@@ -13,7 +13,8 @@ from pathlib import Path
 import anyio
 
 from modelhaul.core.digests import Digests
-from modelhaul.core.scheduler import Job, Lease, SourceState
+from modelhaul.core.scheduler import Job, Lease
+from modelhaul.core.sources import SourceState
 from modelhaul.engine.buffers import Block
 from modelhaul.engine.burst import Burst
 from modelhaul.engine.context import Context
@@ -28,7 +29,7 @@ from modelhaul.errors import (
     StorageError,
     single_error,
 )
-from modelhaul.events import FileProgress, Note
+from modelhaul.events import FileProgress
 from modelhaul.net.transport import Answer
 from modelhaul.store import osfile
 from modelhaul.store.claim import WHOLE, part_name
@@ -115,7 +116,7 @@ class WholeReceiver(LeaseReceiver):
             self._lease.stop = self._lease.position
         if self._block is not None and self._fill:
             await self._file.store(self._block.view[: self._fill])
-        await self._file.complete(self._lease.source)
+        await self._file.complete(self._lease)
 
     def close(self) -> None:
         block, self._block = self._block, None
@@ -181,11 +182,11 @@ class WholeFile(Task):
         token = f"{self.context.token}-{id(self):x}"
         self._part = open_private(placement.state, stem, locks=locks, token=token)
 
-    async def complete(self, source: SourceState | None = None) -> None:
+    async def complete(self, lease: Lease | None = None) -> None:
         """All bytes are written: check the digest and hand over to the batch.
 
         Args:
-            source: where they came from; None for a file without any.
+            lease: what brought them; None for a file without any.
 
         Raises:
             IntegrityError: it was wrong once more.
@@ -194,19 +195,17 @@ class WholeFile(Task):
             await self.context.threads.write(self._restart)
         file, digests = self.order.file, self._hash.digests()
         if not digests.admits(file):
-            if source is None or not self._fetch_again(source):
+            if lease is None or not self._fetch_again(lease):
                 times = len(self._wrong)
-                origins = f" (fetched {times} times, from {', '.join(self.tally.sources)})"
+                origins = f" (fetched {times} times, from {', '.join(self.origins)})"
                 raise IntegrityError(
                     f"{file.path}: {digests.difference(file)}{origins if times else ''}",
                     hint="source and listing disagree; nothing was left under its name",
                 )
             return
         self.tally.proven = anyio.current_time()
-        for name in dict.fromkeys(self._wrong):
-            self.tally.disproven[name] = None
-            text = f"{name} sent wrong bytes of {file.path}, which were fetched again"
-            self.context.emit(Note(message=text))
+        if lease is not None:
+            self._judge_sources(lease.source)
         assert self._part is not None
         part, self._part = self._part, None
         # Round trips are what such files cost: a few of them count as a megabyte of progress.
@@ -215,22 +214,36 @@ class WholeFile(Task):
         size, self._written = self._written, 0
         await self._batch.add(Ready(self, part, digests, size))
 
-    def _fetch_again(self, source: SourceState) -> bool:
+    def _judge_sources(self, right: SourceState) -> None:
+        """The file is right with the bytes of this source: what came before was wrong."""
+        wrong = dict.fromkeys(self._wrong)
+        self.tally.disproven |= wrong
+        assert self.job is not None
+        for source in self.job.sources:
+            if source.name in wrong:
+                path = self.order.file.path
+                text = f"{source.name} sent wrong bytes of {path}, which were fetched again"
+                self.context.lied(source, path, text)
+        if right.name not in wrong:
+            right.standing.prove()
+
+    def _fetch_again(self, lease: Lease) -> bool:
         """Have the file asked for once more, from each source once; False if that was done.
 
         Over new connections in any case, and from the only source a second time; also from one
         that was wrong while the others only failed, and then it is over.
         """
-        job = self.job
-        assert job is not None
+        job, source = lease.job, lease.source
         before = set(self._wrong)
         self._wrong.append(source.name)
-        job.doubted.add(source.name)
+        job.wrong.add(source.name)
         others = {one.name for one in job.sources if one.alive}.difference(self._wrong)
         if source.name in before or (before and not others):
             return False
-        job.believed = next(iter(sorted(others - job.doubted) or sorted(others)), None)
-        self.context.renew()
+        job.believed = None
+        able = [one.name for one in job.askable() if one.name in others]
+        job.believed = able[0] if able else None
+        self.context.renew(lease.began)
         self.context.again(job)
         return True
 

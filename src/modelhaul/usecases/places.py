@@ -42,7 +42,8 @@ class _Listed:
             return None
         # The last is the one that works on every server: by branch, where by commit is tried first.
         # That a branch may move on does not matter to what a digest judges.
-        return replace(self.hub.sources(self.snapshot, listed)[-1], fallback=False)
+        last = self.hub.sources(self.snapshot, listed)[-1]
+        return replace(last, fallback=False, place=self.label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class _Folder:
         if file.content is None:
             return None
         url = self.prefix.file_url(file.path)
-        return Source(url, origin_of(url))
+        return Source(url, origin_of(url), place=self.label)
 
 
 async def more_sources(

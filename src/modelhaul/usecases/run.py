@@ -396,12 +396,17 @@ def _failed(path: str, error: HaulError) -> FileResult:
 
 
 def _tell_failing(results: Iterable[FileResult], emit: Emitter) -> None:
-    """Name each source that failed and was left out, once, however many files it was for."""
+    """Name each source that failed and was left out, once, however many files it was for.
+
+    Not one that was set aside: that was told when it was.
+    """
     files: dict[str, list[str]] = {}
     for result in results:
         for name in result.failing:
             files.setdefault(name, []).append(result.path)
     for name, paths in files.items():
+        if any(name in note for note in emit.notes):
+            continue
         what = paths[0] if len(paths) == 1 else f"{len(paths)} files"
         emit.note(f"source {name} failed, and others brought the rest of {what}")
 
