@@ -456,7 +456,10 @@ def test_a_dead_mirror_holds_nobody_up(get: Callable[..., Got]) -> None:
 
     assert got.content == DATA
     assert got.report is not None
-    assert got.report.notes == ("https://a.test has not answered yet: it joins if it does",)
+    assert got.report.notes == (
+        "https://a.test has not answered yet: it joins if it does",
+        "source https://a.test was of no use: no connection to https://a.test/w",
+    )
     assert got.report.files[0].sources == ("https://b.test",)
 
 
