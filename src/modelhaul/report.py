@@ -34,8 +34,8 @@ class FileResult:
         sources: where the bytes came from, as `scheme://host[:port]`.
         disproven: sources that sent wrong bytes, as the digest has shown, named as they were given:
             before any redirect. The file is right all the same: those bytes were fetched again.
-        failing: sources that refused or broke off when they were last asked, named likewise. Others
-            brought what they would have.
+        failing: places that refused or broke off when they were last asked, as the user named them.
+            Others brought what they would have.
         error: why it failed, or None.
     """
 

@@ -178,4 +178,4 @@ def test_a_source_that_is_killed_half_way_is_named(
     assert done.returncode == 0, done.stderr
     assert tree(world.work / "m") == FILES
     assert killed.half > 0
-    assert f"{dead.url} failed" in done.stderr
+    assert f"note: source {dead.url} " in done.stderr

@@ -20,6 +20,7 @@ from modelhaul.store import claim
 from modelhaul.store.hashing import STEP
 from tests.engine.harness import CHUNK, MIB, ORIGIN, Rig, payload, remote, source
 from tests.faults.faultydisk import FaultyDisk
+from tests.support.inline import InlineThreads, T, Ts
 from tests.support.network import Asked, FakeNetwork, Fault, Served
 from tests.support.virtual import virtual
 
@@ -280,6 +281,32 @@ def test_a_file_that_is_wrong_twice_is_given_up_and_nothing_is_left(target: Path
     assert not (target / "w").exists()
     assert rig.left() == []
     assert result.fetched == 2 * len(data)
+
+
+class SlowToReturn(InlineThreads):
+    """A loop so busy that it hears late of what a thread has removed."""
+
+    async def write(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        result = await super().write(call, *args)
+        if call.__name__ == "discard":
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(6.0)
+        return result
+
+
+@pytest.mark.parametrize("seconds", [0.9, 2.9, 4.9])
+def test_a_file_is_given_up_only_when_no_barrier_is_at_work_on_its_part(
+    target: Path, seconds: float
+) -> None:
+    """Else the sync would meet a closed file, which is no error of the disk and none of ours."""
+    data = payload(2 * MIB)
+    network = FakeNetwork({f"{ORIGIN}/w": Served(data, rate=2e5)})
+    rig = Rig(target, network, connections=1, threads=SlowToReturn(sync=seconds))
+
+    (result,) = bring(rig, remote("w", data, digest="0" * 64))
+
+    assert isinstance(result.error, IntegrityError)
+    assert rig.left() == []
 
 
 def test_bytes_damaged_on_disk_are_the_only_ones_fetched_again(target: Path) -> None:

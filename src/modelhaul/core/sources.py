@@ -188,6 +188,11 @@ class SourceState:
     standing: Standing = field(default_factory=Standing)
 
     @property
+    def called(self) -> str:
+        """What people call its place."""
+        return self.standing.place or self.name
+
+    @property
     def failing(self) -> bool:
         """It is of no more use, or nothing that it was asked for since it failed has come."""
         return not self.alive or self.failed_at is not None

@@ -25,7 +25,7 @@ from modelhaul.engine.hasher import HASH_STEP, Hasher
 from modelhaul.engine.pieces import Piece, PieceWriter
 from modelhaul.engine.repair import Repair, damaged
 from modelhaul.engine.task import LeaseReceiver, Order, Task
-from modelhaul.errors import HaulError, Occupied, StorageError, single_error
+from modelhaul.errors import HaulError, IntegrityError, Occupied, StorageError, single_error
 from modelhaul.events import FileProgress, FileStarted, Note, Repairing, Waiting
 from modelhaul.store.claim import Claim, Wanted, claim
 from modelhaul.store.index import Entry, Known
@@ -214,7 +214,12 @@ class LargeFile(Task):
                     pass
                 group.cancel_scope.cancel()
         except BaseExceptionGroup as failed:
-            raise single_error(failed) from failed
+            error = single_error(failed)
+            if isinstance(error, IntegrityError):
+                # Not before: a barrier may have been at work on them.
+                with anyio.CancelScope(shield=True):
+                    await self.context.threads.write(self._claimed.discard)
+            raise error from failed
         finally:
             self.context.remove_job(self.ranges)
 
@@ -318,7 +323,7 @@ class LargeFile(Task):
         """Mark for fetching what is wrong (engine/repair.py).
 
         Raises:
-            IntegrityError: it was wrong again; part and journal are gone.
+            IntegrityError: it was wrong again: part and journal are worthless.
             StorageError: the disk goes on changing it.
         """
         await self._writer.wait_drained()

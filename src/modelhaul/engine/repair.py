@@ -80,7 +80,7 @@ class Repair:
             digests: what it has instead of the stated ones.
 
         Raises:
-            IntegrityError: it was wrong again; part and journal are gone.
+            IntegrityError: it was wrong again: part and journal are worthless.
             StorageError: the disk goes on changing bytes; those do not count any more.
         """
         found = await self._context.threads.hash(self._compare, claimed)
@@ -154,7 +154,7 @@ class Repair:
         """The source that brings what it has not brought yet, so that every byte is of it alone.
 
         Raises:
-            IntegrityError: each had its chance; part and journal are gone.
+            IntegrityError: each had its chance.
         """
         names = {source_mark(source.name): source.name for source in self._job.sources}
         before, job = self._believed, self._job
@@ -166,7 +166,6 @@ class Repair:
         alive = [source_mark(source.name) for source in job.sources if source.alive]
         believed = self._inquiry.next(list(dict.fromkeys(alive)), found.brought)
         if believed is None:
-            await self._context.threads.write(claimed.discard)
             agreed = [names[mark] for mark in self._inquiry.agreed(found.brought) if mark in names]
             raise self._disproven(agreed, digests)
         mark, missing = believed

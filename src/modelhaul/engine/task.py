@@ -167,8 +167,8 @@ class Task:
     def _failing(self) -> tuple[str, ...]:
         """Sources that failed in the end, where another one went on."""
         sources = self.job.sources if self.job is not None else []
-        well = {source.name for source in sources if source.alive and source.well}
-        failing = dict.fromkeys(source.name for source in sources if source.failing)
+        well = {source.called for source in sources if source.alive and source.well}
+        failing = dict.fromkeys(source.called for source in sources if source.failing)
         return tuple(name for name in failing if name not in well) if well else ()
 
     def fail(self, error: HaulError) -> None:
