@@ -411,7 +411,7 @@ BOTH, FIRST_ALONE, SECOND_ALONE = (
 def two_sources(bench: Bench) -> Iterator[Prepared]:
     """One file from two places, each of which gives all connections together so much."""
     _need_nginx()
-    blob = bench.stock.blob(bench.size(512 << 20))
+    blob = bench.stock.blob(bench.size(2 * GIB))
     with site(bench, LOOPBACK) as there, ExitStack() as stack:
         urls = []
         for rate in (30_000_000, 50_000_000):
@@ -687,7 +687,7 @@ CASES: tuple[Case, ...] = (
     ),
     _case(
         "two-sources",
-        "one 512 MiB file from two places of 30 and 50 MB/s",
+        "one 2 GiB file from two places of 30 and 50 MB/s",
         two_sources,
         AtLeast(BOTH, "rate", 75),
     ),
