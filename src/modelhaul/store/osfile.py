@@ -449,6 +449,7 @@ def put_in_place(target: Path, make: Callable[[Path], None], *, state: Path) -> 
                 raise
             make_folders(state)
         except BaseException:
+            # Whatever ended it, a cancel too: nobody else knows of the draft.
             remove_quietly(draft)
             raise
 
