@@ -8,8 +8,9 @@ TEST_FOLDER ?= $(shell test -w /dev/shm && test `df -Pk /dev/shm | awk 'END {pri
 # More than cores: a good part of the suite waits for processes and sockets.
 PYTEST := $(if $(TEST_FOLDER),PYTEST_DEBUG_TEMPROOT=$(TEST_FOLDER) )$(BIN)/python -m pytest -q -n 4
 DEMO_MIB ?= 1024
-# Not of every Python: attacks on the product, processes, and what starts pytest itself.
-QUICK := tests/faults tests/powercut tests/e2e tests/engine/test_crash_model.py tests/test_reliability.py
+# Not of every Python: attacks on the product, processes, what starts pytest itself, and pure functions.
+QUICK := tests/faults tests/powercut tests/e2e tests/core tests/fuzz tests/benchmarks \
+  tests/engine/test_crash_model.py tests/test_reliability.py
 # Versions of huggingface_hub that judge what is written and served; an environment each, made once.
 HF := 0.35 1.11 2.4
 
