@@ -105,6 +105,7 @@ def test_credentials_are_not_shown() -> None:
         "http://h.test:99999/",
         "http://h.test:port/",
         "http://[::1/",
+        'http://[::%0"]/',
         "https://me:\ud800@h.test/",
         "https://h.test/\ud800",
     ],

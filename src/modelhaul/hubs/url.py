@@ -61,8 +61,9 @@ def parse_address(text: str, headers: Mapping[str, str]) -> Address:
         token = base64.b64encode(raw).decode()
         credentials["Authorization"] = f"Basic {token}"
     netloc = parts.netloc.rpartition("@")[2]
-    url = urlunsplit(parts._replace(netloc=netloc, fragment=""))
-    return Address(quoted_url(url), origin, credentials)
+    url = quoted_url(urlunsplit(parts._replace(netloc=netloc, fragment="")))
+    origin_of(url)  # quoting may have made nonsense of the host: [::%"]
+    return Address(url, origin, credentials)
 
 
 def parse_header(text: str) -> tuple[str, str]:

@@ -132,6 +132,9 @@ class Connection(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # uvloop's TLS layer still holds our methods: a circle with up to a megabyte in it would
+        # wait for the garbage collector.
+        self._transport = None
         self._over = True
         self._changed.set()
         self._closed.set()
@@ -201,10 +204,11 @@ class Connection(asyncio.BufferedProtocol):
             TimedOut, ConnectionLost, ProtocolError: no head came, or one that cannot be read.
         """
         self._url, again, self._used = url, self._used, True
+        if self._transport is None:
+            raise Stale if again else ConnectionLost(f"{shown(url)} closed the connection")
         parser = self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER)
         data = parser.send(question)
         parser.send(h11.EndOfMessage())
-        assert self._transport is not None
         assert data is not None
         self._transport.write(data)
         heard = False
