@@ -118,6 +118,7 @@ class FileDone:
     fetched: int
     proof_seconds: float | None
     disproven: tuple[str, ...] = ()
+    failing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

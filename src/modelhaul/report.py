@@ -32,9 +32,9 @@ class FileResult:
         reused: bytes that lay on disk already and were not fetched.
         proof_seconds: seconds from the last byte to the verdict; None if nothing was fetched.
         sources: where the bytes came from, as `scheme://host[:port]`.
-        disproven: sources that sent wrong bytes, as the digest has shown, named as they were given:
-            before any redirect. The file is right all the same: those bytes were fetched again.
-        failing: places that refused or broke off when they were last asked, as the user named them.
+        disproven: sources that sent wrong bytes, as the digest has shown, as the user named them.
+            The file is right all the same: those bytes were fetched again.
+        failing: sources that refused or broke off when they were last asked, named in the same way.
             Others brought what they would have.
         error: why it failed, or None.
     """

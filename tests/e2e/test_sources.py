@@ -119,7 +119,8 @@ def test_wrong_bytes_of_a_folder_are_repaired_and_named(world: World, other: hub
     assert done.returncode == 0, done.stderr
     assert tree(world.work / "m") == FILES
     assert sent(other)["a.safetensors"] > 0
-    assert f"{other.url} sent wrong bytes of a.safetensors" in done.stderr
+    place = SOURCES["folder"].format(url=other.url)
+    assert f"{place} sent wrong bytes of a.safetensors" in done.stderr
     assert "wrong bytes of b.safetensors" not in done.stderr
 
 

@@ -166,7 +166,9 @@ class SourceState:
     """One source of one job while the run lasts.
 
     Attributes:
+        name: tells it from the others of the job; what journals remember of it.
         fallback: asked only when no other source is alive.
+        place: what people call it; "" if that is its name.
         failed_at: when a request to it failed, None if it has served since.
         well: it has served, and has not failed since.
         standing: that of its place.
@@ -175,6 +177,7 @@ class SourceState:
     name: str
     host: Host
     fallback: bool = False
+    place: str = ""
     alive: bool = True
     ranges: bool = True
     good_ranges: int = 0
@@ -189,8 +192,8 @@ class SourceState:
 
     @property
     def called(self) -> str:
-        """What people call its place."""
-        return self.standing.place or self.name
+        """What people call it."""
+        return self.place or self.name
 
     @property
     def failing(self) -> bool:

@@ -204,6 +204,7 @@ class Engine:
                 name,
                 self.lanes.lane(str(source.origin)).host,
                 source.fallback,
+                source.place,
                 standing=self._places.standing(order, source),
             )
             for name, source in zip(names_of(order.sources), order.sources, strict=True)
@@ -615,4 +616,5 @@ def done_event(result: FileResult) -> FileDone:
         fetched=result.fetched,
         proof_seconds=result.proof_seconds,
         disproven=result.disproven,
+        failing=result.failing,
     )

@@ -75,7 +75,7 @@ class Failures:
         costs = self._carry_out(judgement, asking, error)
         if before and not source.alive:
             path = task.order.file.path
-            self._emit(SourceDropped(path=path, source=source.name, reason=error.message))
+            self._emit(SourceDropped(path=path, source=source.called, reason=error.message))
             self._places.lacked(source, job, error.message)
         elif costs:
             self._places.failed(source, job, error.message)

@@ -15,6 +15,7 @@ from modelhaul.core.digests import Digests
 from modelhaul.core.inquiry import Inquiry
 from modelhaul.core.journal import Have
 from modelhaul.core.scheduler import Job, Lease
+from modelhaul.core.sources import SourceState
 from modelhaul.core.span import Span, SpanSet
 from modelhaul.core.units import size_text
 from modelhaul.engine.context import Context
@@ -94,9 +95,10 @@ class Repair:
             self._mends += 1
             return found.damaged, "these bytes changed on the disk"
         source, wrong = await self._believe_next(claimed, found, digests)
-        self._job.version = self._version_of_most(source)
+        self._job.version = self._version_of_most(source.name)
         self._context.renew(self._context.now())
-        return wrong, f"the digest is wrong and the disk is not to blame; now from {source} alone"
+        reason = "the digest is wrong and the disk is not to blame"
+        return wrong, f"{reason}; now from {source.called} alone"
 
     async def tell_whose_bytes_were_wrong(self, claimed: Claim) -> None:
         """The digest is right at last: what is not as it was before was wrong."""
@@ -106,7 +108,7 @@ class Repair:
         sources = {source_mark(source.name): source for source in self._job.sources}
         for mark in dict.fromkeys(run.source for run in wrong):
             source = sources.get(mark)
-            name = "a source of an earlier run" if source is None else source.name
+            name = "a source of an earlier run" if source is None else source.called
             self._tally.disproven[name] = None
             size = SpanSet(run.span for run in wrong if run.source == mark).total
             text = f"{name} sent wrong bytes of {self._file.path}, within {size_text(size)}"
@@ -115,9 +117,9 @@ class Repair:
                 self._context.emit(Note(message=text))
             else:
                 self._context.lied(source, self._file.path, text)
-        brought = {name for name, _ in self._versions}.difference(self._tally.disproven)
+        brought = {name for name, _ in self._versions}
         for source in self._job.sources:
-            if source.name in brought:
+            if source.name in brought and source.called not in self._tally.disproven:
                 source.standing.prove()
 
     # -- comparing: in a thread --------------------------------------------------------------------
@@ -150,28 +152,29 @@ class Repair:
 
     async def _believe_next(
         self, claimed: Claim, found: _Compared, digests: Digests
-    ) -> tuple[str, SpanSet]:
+    ) -> tuple[SourceState, SpanSet]:
         """The source that brings what it has not brought yet, so that every byte is of it alone.
 
         Raises:
             IntegrityError: each had its chance.
         """
-        names = {source_mark(source.name): source.name for source in self._job.sources}
+        sources = {source_mark(source.name): source for source in self._job.sources}
         before, job = self._believed, self._job
-        if before is not None and job.believed is None and names[before] not in job.doubted:
+        if before is not None and job.believed is None and sources[before].name not in job.doubted:
             self._inquiry.forgive(before)  # it failed for a moment: its bytes were not judged
         # Who has brought all of it alone is judged: nobody asks that one while there is another.
         alone = self._inquiry.agreed(found.brought)
-        job.wrong.update(names[mark] for mark in alone if mark in names)
+        job.wrong.update(sources[mark].name for mark in alone if mark in sources)
         alive = [source_mark(source.name) for source in job.sources if source.alive]
         believed = self._inquiry.next(list(dict.fromkeys(alive)), found.brought)
         if believed is None:
-            agreed = [names[mark] for mark in self._inquiry.agreed(found.brought) if mark in names]
-            raise self._disproven(agreed, digests)
+            agreed = self._inquiry.agreed(found.brought)
+            called = [sources[mark].called for mark in agreed if mark in sources]
+            raise self._disproven(called, digests)
         mark, missing = believed
-        self._believed, job.believed = mark, names[mark]
+        self._believed, job.believed = mark, sources[mark].name
         self._doubted += [run for run in found.runs if missing.overlaps(run.span)]
-        return names[mark], missing
+        return sources[mark], missing
 
     def _disproven(self, agreed: list[str], digests: Digests) -> IntegrityError:
         """The error of a file that no source has with the stated digest."""

@@ -216,15 +216,14 @@ class WholeFile(Task):
 
     def _judge_sources(self, right: SourceState) -> None:
         """The file is right with the bytes of this source: what came before was wrong."""
-        wrong = dict.fromkeys(self._wrong)
-        self.tally.disproven |= wrong
         assert self.job is not None
         for source in self.job.sources:
-            if source.name in wrong:
+            if source.name in self._wrong:
                 path = self.order.file.path
-                text = f"{source.name} sent wrong bytes of {path}, which were fetched again"
+                self.tally.disproven[source.called] = None
+                text = f"{source.called} sent wrong bytes of {path}, which were fetched again"
                 self.context.lied(source, path, text)
-        if right.name not in wrong:
+        if right.name not in self._wrong:
             right.standing.prove()
 
     def _fetch_again(self, lease: Lease) -> bool:
