@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from modelhaul.hubs.base import Hub
 from modelhaul.net.transport import Redirect, Response
 from modelhaul.report import FileResult
 from modelhaul.usecases.job import Emitter
-from modelhaul.usecases.places import more_sources
+from modelhaul.usecases.places import Elsewhere
 from tests.engine.harness import MIB, payload
 from tests.support.hfsite import STORE, HfSite, lfs_or_git
 from tests.support.network import Asked, FakeNetwork, Fault, Served
@@ -344,25 +345,87 @@ def test_a_source_that_cannot_be_asked_is_named_and_left_out(
     assert says in notes(seen)
 
 
+class Late(HfSite):
+    """A hub that takes its time for whatever it says; its store does not.
+
+    Attributes:
+        calls: when it was asked something.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(FILES)
+        self.seconds = seconds
+        self.calls: list[float] = []
+
+    async def call(
+        self, url: str, *, headers: Mapping[str, str], limit: int
+    ) -> Response | Redirect:
+        self.calls.append(anyio.current_time())
+        await anyio.sleep(self.seconds)
+        return await super().call(url, headers=headers, limit=limit)
+
+
+@pytest.mark.fault(
+    "a second source is silent when it is asked what it has",
+    "the download begins a second later, and it is named at the end",
+)
 def test_a_source_that_never_answers_does_not_hold_up_the_download(tmp_path: Path) -> None:
-    """Twenty seconds to say what it has."""
+    """It is waited for a second, and asked beside the run from then on."""
+    late = Late(math.inf)
+    web = Web(modelscope(), late)
 
-    class Silent(HfSite):
-        async def call(
-            self, url: str, *, headers: Mapping[str, str], limit: int
-        ) -> Response | Redirect:
-            await anyio.sleep_forever()
-            raise AssertionError
-
-    seen: list[Event] = []
-    web = Web(modelscope(), Silent(FILES))
-
-    report = download(web, tmp_path, "hf:o/n", seen=seen)
+    report = download(web, tmp_path, "hf:o/n")
 
     assert is_right(tmp_path)
     assert web.hf.asked == []
-    assert "does not answer" in notes(seen)
+    assert web.ms.asked[0].time - late.calls[0] < 1.1
+    assert report.notes == ("source hf:o/n is not used: it does not answer",)
     assert report.fetched == len(WEIGHTS) + len(CONFIG)
+
+
+@pytest.mark.parametrize("fault", [None, "the first hub fails then"])
+def test_a_source_that_is_slow_to_say_what_it_has_joins_the_run(
+    tmp_path: Path, fault: str | None
+) -> None:
+    """The run has begun without it; from then on it is one like the others."""
+    late = Late(0.5)  # for each of a few answers
+
+    def broken(asked: Asked) -> Fault | None:
+        return Fault(status=503) if fault and late.sent else None
+
+    web = Web(slow(modelscope(fault=broken), 3e6), slow(late, 50e6))
+
+    report = download(web, tmp_path, "hf:o/n")
+
+    assert is_right(tmp_path)
+    assert web.ms.asked[0].time < late.asked[0].time
+    assert late.sent > len(WEIGHTS) // 2
+    assert not any("hf:o/n" in note for note in report.notes)
+
+
+def test_a_source_that_is_named_twice_is_asked_once(tmp_path: Path) -> None:
+    """By its name, by `auto`, and again."""
+    hub = Late(0)
+    hub.hub.repo = "another/one"  # type: ignore[attr-defined]
+    web = Web(modelscope(), hub)
+
+    report = download(web, tmp_path, "auto", "hf:o/n", "auto", "hf:o/n")
+
+    (note,) = report.notes
+    assert note.startswith("source hf:o/n is not used: ")
+    assert len(hub.calls) == 1
+
+
+def test_no_other_place_is_asked_where_nothing_is_to_be_fetched(tmp_path: Path) -> None:
+    """Everything is here."""
+    late = Late(0)
+    web = Web(modelscope(), late)
+    download(web, tmp_path)
+
+    report = download(web, tmp_path, "hf:o/n")
+
+    assert report.fetched == 0
+    assert late.calls == []
 
 
 @pytest.mark.parametrize(
@@ -417,8 +480,9 @@ def test_auto_says_nothing_where_the_other_hub_has_no_such_names(tmp_path: Path)
     async def main() -> None:
         wanted = [RemoteFile("w.bin", 9, sha256="a" * 64)]
         place = parse_place("auto", RepoRef("huggingface", "model", "", "single"))
-        sources = await more_sources([place], REF, wanted, open_hub, Emitter(seen.append))
-        assert sources(wanted[0]) == ()
+        elsewhere = Elsewhere([place], REF, wanted, open_hub, Emitter(seen.append).note)
+        await elsewhere.ask()
+        assert elsewhere.sources(wanted[0]) == ()
 
     virtual(main)
 

@@ -20,9 +20,10 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
+from modelhaul.core.origin import shown
 from modelhaul.core.pace import Throttle
 from modelhaul.core.plan import Action
-from modelhaul.core.repo import names_of
+from modelhaul.core.repo import RemoteFile, Source, names_of
 from modelhaul.core.scheduler import Job, Lease, Scheduler
 from modelhaul.core.sources import SourceState
 from modelhaul.core.transfer import State
@@ -120,7 +121,7 @@ class Engine:
             revoke=self._revoke,
             chance=chance,
         )
-        self._locations: dict[tuple[int, int], Location] = {}
+        self._locations: dict[SourceState, Location] = {}
         self._askings: dict[Lease, Asking] = {}
         self._hedges = Hedges(self, self._scheduler, self._tasks, revoke=self._revoke)
         self._limited_at = -math.inf  # when the disk or the user's limit last set the pace
@@ -199,18 +200,11 @@ class Engine:
     def _fetched(self, key: int, order: Order) -> Task:
         size = order.file.size
         whole = size is None or size <= self.options.small or order.file.identity is None
+        names = names_of(order.sources)
         sources = [
-            SourceState(
-                name,
-                self.lanes.lane(str(source.origin)).host,
-                source.fallback,
-                source.place,
-                standing=self._places.standing(order, source),
-            )
-            for name, source in zip(names_of(order.sources), order.sources, strict=True)
+            self._source(order, source, name)
+            for name, source in zip(names, order.sources, strict=True)
         ]
-        for at, source in enumerate(order.sources):
-            self._locations[key, at] = Location(source)
         job = Job(key=key, size=size, sources=sources, whole=whole)
         self._hedges.allowance.total += size or 0
         if whole:
@@ -224,6 +218,33 @@ class Engine:
         self._scheduler.pending += size or 0
         self._tasks[key] = large
         return large
+
+    def _source(self, order: Order, source: Source, name: str) -> SourceState:
+        state = SourceState(
+            name,
+            self.lanes.lane(str(source.origin)).host,
+            source.fallback,
+            source.place,
+            standing=self._places.standing(order, source),
+        )
+        self._locations[state] = Location(source)
+        return state
+
+    def join(self, more: Callable[[RemoteFile], Sequence[Source]]) -> None:
+        """Take in further sources of the files that are not done yet: they have just been heard of.
+
+        Args:
+            more: gives those of a file.
+        """
+        for task in self._tasks.values():
+            if task.job is None or task.result is not None:
+                continue
+            names = {state.name for state in task.job.sources}
+            for source in more(task.order.file):
+                name = shown(source.url) if str(source) in names else str(source)
+                if name not in names:
+                    task.job.sources.append(self._source(task.order, source, name))
+        self._dispatch()
 
     def _begin(self) -> None:
         for content, copies in list(self._copies.items()):
@@ -459,8 +480,9 @@ class Engine:
         """Make the request of a lease."""
         assert self._group is not None
         task = self._tasks[lease.job.key]
-        location = self._locations[lease.job.key, lease.job.sources.index(lease.source)]
-        asking = Asking(task, lease, location, self.lanes, self._lane(lease.source))
+        asking = Asking(
+            task, lease, self._locations[lease.source], self.lanes, self._lane(lease.source)
+        )
         self.meter.most_connections = max(self.meter.most_connections, self.lanes.active)
         self._askings[lease] = asking
         self._group.start_soon(self._fetch, asking)

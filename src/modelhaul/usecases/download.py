@@ -27,7 +27,7 @@ from modelhaul.store.layout_huggingface import HuggingFaceCache, HuggingFaceFold
 from modelhaul.store.osfile import nearest_existing
 from modelhaul.usecases.compare import Prepared, prepare
 from modelhaul.usecases.job import Emitter, Job, Resources
-from modelhaul.usecases.places import more_sources
+from modelhaul.usecases.places import Elsewhere
 from modelhaul.usecases.probe import pin
 from modelhaul.usecases.run import execute
 
@@ -69,7 +69,10 @@ async def plan_download(resources: Resources, wish: Wish, emit: Emitter) -> Prep
         StorageError: the disk cannot be read.
         HaulError: as `resolve`.
     """
-    return await prepare(resources, await resolve(resources, wish, emit), emit)
+    job = await resolve(resources, wish, emit)
+    if job.elsewhere is not None:
+        await job.elsewhere.ask()
+    return await prepare(resources, job, emit)
 
 
 async def resolve(resources: Resources, wish: Wish, emit: Emitter) -> Job:
@@ -96,19 +99,21 @@ async def resolve(resources: Resources, wish: Wish, emit: Emitter) -> Job:
     layout = await resources.threads.write(_place, settings, wish, snapshot)
     await _report_strangers(resources, wish, snapshot, layout, emit)
 
+    quiet = Patience(notify=_nothing, chance=random.random)
+
     async def open_hub(name: HubName, endpoint: str | None, answered: Callable[[], None]) -> Hub:
         # A mirror may bring bytes that a digest judges: no reason to give it a token.
         known = endpoint is None or origin_of(normal_endpoint(endpoint)) in _homes(settings, name)
         token = None if known else ""
-        return await _hub(resources, patience, emit, name, endpoint, token, answered=answered)
+        return await _hub(resources, quiet, emit, name, endpoint, token, answered=answered)
 
     def here(file: RemoteFile) -> tuple[Source, ...]:
         return hub.sources(snapshot, file)
 
-    elsewhere = await more_sources(wish.places, wish.ref, files, open_hub, emit)
+    elsewhere = Elsewhere(wish.places, wish.ref, files, open_hub, emit.note)
 
     def sources(file: RemoteFile) -> tuple[Source, ...]:
-        return here(file) + elsewhere(file)
+        return here(file) + elsewhere.sources(file)
 
     at_once = min(_PROBES_AT_ONCE, settings.connections, settings.host_connections)
     files = await pin(resources.transport, files, here, patience, at_once=at_once)
@@ -125,6 +130,7 @@ async def resolve(resources: Resources, wish: Wish, emit: Emitter) -> Job:
         sources=sources,
         force=wish.force,
         holdings=holdings,
+        elsewhere=elsewhere if wish.places else None,
     )
 
 
@@ -132,9 +138,14 @@ async def download(resources: Resources, wish: Wish, emit: Emitter) -> Report:
     """Bring a repository's files to this machine, proven.
 
     Raises:
-        as `plan_download` and `modelhaul.run.execute`.
+        as `resolve`, `prepare` and `execute`.
     """
-    return await execute(resources, await plan_download(resources, wish, emit), emit)
+    job = await resolve(resources, wish, emit)
+    return await execute(resources, await prepare(resources, job, emit), emit)
+
+
+def _nothing(reason: str, seconds: float) -> None:
+    """Nobody waits for what is asked beside the run."""
 
 
 def _patience(emit: Emitter) -> Patience:

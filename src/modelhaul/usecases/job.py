@@ -17,6 +17,7 @@ from modelhaul.settings import Settings
 from modelhaul.store.holdings import Holdings
 from modelhaul.store.index import ProvenIndex
 from modelhaul.store.layout import Layout
+from modelhaul.usecases.places import Elsewhere
 
 log = logging.getLogger("modelhaul")
 
@@ -79,6 +80,7 @@ class Job:
         force: believe no memory, and overwrite files that are not ours.
         trusted: the names are the user's own words, or were judged: nobody need look at them.
         holdings: where else on this disk its content may lie, None for nowhere.
+        elsewhere: the places beside the repository, None for none; `sources` knows what they say.
     """
 
     name: str
@@ -91,3 +93,4 @@ class Job:
     force: bool
     trusted: bool = False
     holdings: Holdings | None = None
+    elsewhere: Elsewhere | None = None

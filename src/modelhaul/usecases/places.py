@@ -8,18 +8,16 @@ from dataclasses import dataclass, replace
 import anyio
 
 from modelhaul.core.origin import origin_of
-from modelhaul.core.places import Mirror, Offer, Place, Prefix, SameElsewhere
+from modelhaul.core.places import Mirror, Offer, OtherRepo, Place, Prefix, SameElsewhere
 from modelhaul.core.repo import HubName, RemoteFile, RepoRef, Snapshot, Source
 from modelhaul.errors import HaulError, NotFound, single_error
-from modelhaul.events import Waiting
 from modelhaul.hubs.base import Hub
-from modelhaul.usecases.job import Emitter
 
 #: Seconds that a place may be silent while it says what it has, and that it may take in all: the
 #: repository itself is there already.
 _MOST_SILENCE, _MOST_SECONDS = 20.0, 120.0
-#: Seconds after which the user is told what is waited for.
-_WORTH_TELLING = 2.0
+#: Seconds for which a run waits for the others before it begins.
+_SOON = 1.0
 
 #: Opens a hub, at its usual address or at an endpoint, with the token that belongs there; what it
 #: is given last is called at each answer.
@@ -61,56 +59,103 @@ class _Folder:
         return Source(url, origin_of(url), place=self.label)
 
 
-async def more_sources(
-    places: Sequence[Place],
-    ref: RepoRef,
-    files: Sequence[RemoteFile],
-    open_hub: OpenHub,
-    emit: Emitter,
-) -> Callable[[RemoteFile], tuple[Source, ...]]:
-    """Ask all places at the same time; gives where else a file can be had.
+Sources = Callable[[RemoteFile], tuple[Source, ...]]
 
-    A place that cannot be asked, or has nothing of it, is named in a note and left out: the
-    repository itself has everything.
+
+class Elsewhere:
+    """The places beside a repository that may have its files.
+
+    All are asked at the same time, and waited for only briefly: who has not said by then what it
+    has is asked beside the run, and joins it. A place that cannot be asked, or has nothing of it,
+    is named in a note and left out: the repository itself has everything.
+
+    Args:
+        places: what the user named.
+        ref: the repository.
+        files: what is wanted of it.
+        open_hub: opens the hub of a place.
+        note: is told what is not used, and why.
     """
-    found: list[_Listed | _Folder | None] = [None] * len(places)
 
-    async def ask(at: int, place: Place) -> None:
-        found[at] = await _ask(place, ref, open_hub, emit)
+    def __init__(
+        self,
+        places: Sequence[Place],
+        ref: RepoRef,
+        files: Sequence[RemoteFile],
+        open_hub: OpenHub,
+        note: Callable[[str], None],
+    ) -> None:
+        self._ref = ref
+        self._files = files
+        self._open_hub = open_hub
+        self._note = note
+        self._unheard: dict[str, Place] = {}
+        for place in places:
+            label = _label(place)
+            # Who is meant by name as well is named if it cannot be used.
+            if label and not isinstance(self._unheard.get(label), OtherRepo):
+                self._unheard[label] = place
+        self._labels = tuple(self._unheard)
+        self._found: dict[str, _Listed | _Folder] = {}
 
-    async def tell() -> None:
-        await anyio.sleep(_WORTH_TELLING)
-        emit(Waiting(reason="other sources have not said yet what they have", seconds=0.0))
+    def sources(self, file: RemoteFile) -> tuple[Source, ...]:
+        """Where else a file can be had, as far as known."""
+        heard = [self._found[label] for label in self._labels if label in self._found]
+        return tuple(source for place in heard if (source := place.source(file)) is not None)
 
-    try:
-        async with anyio.create_task_group() as patience:
-            patience.start_soon(tell)
+    async def ask(self) -> None:
+        """Ask all, and wait for those that answer soon."""
+        with anyio.move_on_after(_SOON):
+            await self._ask_all(lambda _: None)
+
+    async def join(self, joined: Callable[[Sources], None]) -> None:
+        """Ask those that did not answer soon, once more and with patience.
+
+        Args:
+            joined: called with what each brings as soon as it has said so.
+        """
+        await self._ask_all(joined)
+
+    def tell_silent(self) -> None:
+        """It is over: name those that have said nothing until now."""
+        for label in self._unheard:
+            self._note(f"source {label} is not used: it does not answer")
+
+    async def _ask_all(self, joined: Callable[[Sources], None]) -> None:
+        async def ask(label: str, place: Place) -> None:
+            found = await _ask(label, place, self._ref, self._open_hub, self._note)
+            del self._unheard[label]
+            if found is not None:
+                self._found[label] = found
+                _tell(found, self._files, self._note)
+                joined(lambda file: tuple(filter(None, (found.source(file),))))
+
+        try:
             async with anyio.create_task_group() as group:
-                for at, place in enumerate(places):
-                    group.start_soon(ask, at, place)
-            patience.cancel_scope.cancel()
-    except BaseExceptionGroup as failed:
-        raise single_error(failed) from failed
-    useful = [one for one in found if one is not None]
-    for one in useful:
-        _tell(one, files, emit)
+                for label, place in self._unheard.items():
+                    group.start_soon(ask, label, place)
+        except BaseExceptionGroup as failed:
+            raise single_error(failed) from failed
 
-    def sources(file: RemoteFile) -> tuple[Source, ...]:
-        return tuple(source for place in useful if (source := place.source(file)) is not None)
 
-    return sources
+def _label(place: Place) -> str:
+    """What people call a place; "" if there is none."""
+    if isinstance(place, Prefix):
+        return place.url
+    if isinstance(place, Mirror):
+        return place.endpoint
+    if place.ref is None:
+        return ""
+    return f"{place.ref}@{place.ref.revision}" if place.ref.revision else str(place.ref)
 
 
 async def _ask(
-    place: Place, ref: RepoRef, open_hub: OpenHub, emit: Emitter
+    label: str, place: Place, ref: RepoRef, open_hub: OpenHub, note: Callable[[str], None]
 ) -> _Listed | _Folder | None:
     if isinstance(place, Prefix):
-        return _Folder(place.url, place)
+        return _Folder(label, place)
     wanted, endpoint = (ref, place.endpoint) if isinstance(place, Mirror) else (place.ref, None)
-    if wanted is None:
-        return None
-    revision = f"@{wanted.revision}" if wanted.revision else ""
-    label = endpoint or f"{wanted}{revision}"
+    assert wanted is not None
     try:
         with anyio.fail_after(_MOST_SILENCE) as limit:
             end = anyio.current_time() + _MOST_SECONDS
@@ -121,19 +166,21 @@ async def _ask(
             hub = await open_hub(wanted.hub, endpoint, answered)
             snapshot = await hub.resolve(wanted)
     except TimeoutError:
-        emit.note(f"source {label} is not used: it does not answer")
+        note(f"source {label} is not used: it does not answer")
     except HaulError as error:
         # On the other hub there is often none of that name, which is no news.
         if not (isinstance(place, SameElsewhere) and isinstance(error, NotFound)):
-            emit.note(f"source {label} is not used: {error.message}")
+            note(f"source {label} is not used: {error.message}")
     else:
         return _Listed(label, hub, snapshot, Offer(snapshot.files))
     return None
 
 
-def _tell(place: _Listed | _Folder, files: Sequence[RemoteFile], emit: Emitter) -> None:
+def _tell(
+    place: _Listed | _Folder, files: Sequence[RemoteFile], note: Callable[[str], None]
+) -> None:
     served = sum(place.source(file) is not None for file in files)
     if not served:
-        emit.note(f"source {place.label} is not used: no file there is known to be the same")
+        note(f"source {place.label} is not used: no file there is known to be the same")
     elif served < len(files):
-        emit.note(f"source {place.label} has {served} of {len(files)} files")
+        note(f"source {place.label} has {served} of {len(files)} files")

@@ -10,6 +10,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import anyio
+
 from modelhaul.core.plan import (
     Action,
     FilePlan,
@@ -25,6 +27,7 @@ from modelhaul.errors import (
     HaulError,
     Occupied,
     UnsafeName,
+    single_error,
 )
 from modelhaul.events import (
     FileFailed,
@@ -38,6 +41,7 @@ from modelhaul.store.layout import Layout
 from modelhaul.store.marker import Marker
 from modelhaul.usecases.compare import Prepared, is_there
 from modelhaul.usecases.job import Emitter, Job, Resources
+from modelhaul.usecases.places import Elsewhere
 
 #: Room that is left to others: folders, journals, the file system's own books.
 _SPARE = 16 << 20
@@ -89,6 +93,7 @@ async def bring(
     new = not await resources.threads.write(layout.root.exists)
     await _check_room(resources, prepared)
     state, locks = await resources.threads.write(_state_of, layout)
+    await _ask_elsewhere(prepared)
     orders = _orders(prepared, state)
     burst = layout.mutable and prepared.plan.replaces
     update = _Update(job, Marker.of(state, layout.root), [order.file.path for order in orders])
@@ -126,7 +131,7 @@ async def bring(
     if orders:
         changing = [order.file.path for order in orders]
         await resources.threads.write(layout.before, changing)
-    results |= {result.path: result for result in await engine.run(orders)}
+    results |= {result.path: result for result in await _run(engine, orders, job.elsewhere)}
     for path in (plan.file.path for plan in prepared.plan if plan.action is Action.SHARE):
         results[path] = result = _of_the_same(results[prepared.shared[path]], path)
         emit(done_event(result) if result.error is None else _failed_event(path, result.error))
@@ -154,6 +159,30 @@ async def bring(
     if not complete:
         raise _incomplete(report)
     return report
+
+
+async def _ask_elsewhere(prepared: Prepared) -> None:
+    """Hear what other places have, if anything is to be fetched at all."""
+    elsewhere = prepared.job.elsewhere
+    if elsewhere is not None and any(plan.action is Action.FETCH for plan in prepared.plan):
+        await elsewhere.ask()
+
+
+async def _run(
+    engine: Engine, orders: Sequence[Order], elsewhere: Elsewhere | None
+) -> list[FileResult]:
+    """Run the engine; places that have not said yet what they have join when they do."""
+    if elsewhere is None or not orders:
+        return await engine.run(orders)
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(elsewhere.join, engine.join)
+            results = await engine.run(orders)
+            group.cancel_scope.cancel()
+    except BaseExceptionGroup as failed:
+        raise single_error(failed) from failed
+    elsewhere.tell_silent()
+    return results
 
 
 class _Update:
