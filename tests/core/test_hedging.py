@@ -88,6 +88,15 @@ def test_who_is_silent_or_far_is_late_by_the_measure_of_who_could_do_its_work(
     assert moment(scheduler) == pytest.approx(0.5)
 
 
+def test_who_is_far_is_not_late_by_the_measure_of_who_is_slow() -> None:
+    """Three seconds as ever, and the other would need ten: it has two round trips."""
+    far = SourceState("far", host("far", round_trip=3.0, rate=100e6))
+    scheduler, lease = leased(MIB, far, SourceState("slow", host("slow", rate=0.1e6)))
+
+    assert lease.source is far
+    assert moment(scheduler) == pytest.approx(6.0)
+
+
 def test_each_hedge_in_vain_doubles_the_patience() -> None:
     """Perhaps the server is just slow with this file."""
     scheduler, lease = leased(MIB, hub())

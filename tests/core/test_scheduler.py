@@ -1028,6 +1028,37 @@ def test_who_has_answered_and_shown_no_rate_yet_gets_as_much_as_the_others() -> 
     assert (new.active, good.active) == (4, 4)
 
 
+def test_who_brings_its_leases_within_a_beat_gets_connections_by_what_it_brings() -> None:
+    """A chunk in three seconds, nearly all of it waiting: seven times what the other gives."""
+    scheduler = Scheduler()
+    far, slow = unknown("far"), known("slow", rate=0.2e6)
+    scheduler.add(ranged(1, 4096 * MIB, far, slow))
+    lease = take(scheduler)
+    scheduler.advance(lease, MIB, 3.0)
+    scheduler.advance(lease, 3 * MIB, 3.04)
+    scheduler.close(lease)
+
+    leases = [take(scheduler, now=3.04) for _ in range(8)]
+
+    assert (far.host.rate, far.host.delivers) == (0.0, pytest.approx(CHUNK / 3.04))
+    assert (far.active, slow.active) == (7, 1)
+    assert {lease.remaining > CHUNK for lease in leases if lease.source is far} == {True}
+
+
+def test_a_near_host_whose_leases_are_over_within_a_beat_gets_chunks() -> None:
+    """Longer ones would not make it faster, and the window would not fit into memory."""
+    scheduler = Scheduler()
+    near = unknown("near")
+    scheduler.add(ranged(1, 4096 * MIB, near))
+    lease = take(scheduler)
+    scheduler.advance(lease, MIB, 0.02)
+    scheduler.advance(lease, 3 * MIB, 0.04)
+    scheduler.close(lease)
+
+    assert near.host.delivers > 0
+    assert take(scheduler, now=0.04).remaining == CHUNK
+
+
 def test_sources_that_are_worse_are_asked_only_for_what_no_better_one_has() -> None:
     """Proven wrong bytes of this very file are worse than a bad name, that worse than a failure."""
     lied, useless, failed, good = known("lied"), known("useless"), known("failed"), known("good")
@@ -1200,6 +1231,12 @@ def test_a_source_fails_until_it_serves_what_it_was_asked_for_since(
 # -- late ones -------------------------------------------------------------------------------------
 
 
+def due(scheduler: Scheduler, lease: Lease) -> float:
+    """The seconds after which a lease is late, a tenth at a time."""
+    tenths = (lease.began + tenth / 10 for tenth in range(300))
+    return next(now for now in tenths if lease in scheduler.overdue(now, idle=True)) - lease.began
+
+
 def silent_lease(source: SourceState, size: int = CHUNK) -> tuple[Scheduler, Lease]:
     """A lease that got its first bytes at 0.05 s and nothing since."""
     scheduler = Scheduler(idle_timeout=30.0)
@@ -1303,6 +1340,47 @@ def test_a_far_server_has_the_patience_of_a_near_one_that_could_do_its_work() ->
     assert lease.source is far
     assert beside == {1.9: [], 2.0: [lease]}
     assert alone == []
+
+
+@pytest.mark.parametrize(("rate", "moment"), [(0.5e6, 4.3), (20e6, 2.0)])
+def test_the_first_request_to_who_never_answered_has_half_the_time_that_the_other_would_need(
+    rate: float, moment: float
+) -> None:
+    """More than eight seconds for a chunk; a dead one costs half of that, on one connection."""
+    scheduler = Scheduler()
+    new = unknown()
+    scheduler.add(ranged(1, 512 * MIB, new, known("good", rate=rate)))
+    first, second = (scheduler.next(0.0, lambda one: one is new, 8) for _ in range(2))
+    assert first is not None
+    assert second is not None
+
+    late = {lease: due(scheduler, lease) for lease in (first, second)}
+    news = [
+        scheduler.take_back(lease, late[lease])
+        for lease in sorted((first, second), key=lambda one: late[one])
+    ]
+    scheduler.close(first)
+    scheduler.close(second)
+    again = scheduler.next(10.0, lambda one: one is new, 8)
+    assert again is not None
+
+    assert late == {first: pytest.approx(moment), second: pytest.approx(2.0)}
+    assert news == [True, moment > 2.0]
+    assert due(scheduler, again) == pytest.approx(4.0 if moment == 2.0 else 8.0)
+
+
+@pytest.mark.parametrize(("rate", "moment"), [(1e6, 6.0), (20e6, 2.0)])
+def test_who_is_known_to_be_far_has_two_round_trips_if_the_other_needs_longer_than_one(
+    rate: float, moment: float
+) -> None:
+    """It answers after three seconds, as ever; the other would have a chunk after four."""
+    scheduler = Scheduler()
+    far = known("far", round_trip=3.0, rate=100e6)
+    scheduler.add(ranged(1, CHUNK, far, known("near", rate=rate)))
+    lease = take(scheduler)
+
+    assert lease.source is far
+    assert due(scheduler, lease) == pytest.approx(moment)
 
 
 def test_a_request_without_an_answer_has_twice_the_patience() -> None:

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from modelhaul import events
+from modelhaul.core.scheduler import CHUNK
 from modelhaul.core.sources import MOST_FAILURES, MOST_LIES, MOST_WITHOUT
 from modelhaul.engine.context import Options
 from modelhaul.errors import ConnectFailed, HaulError, NotFound, TransportError
@@ -204,6 +205,32 @@ def test_a_source_that_is_slow_is_waited_for_while_the_other_asks_for_a_pause(
     assert result.error is None
     assert result.sources == (MIRROR,)
     assert seconds < 60
+
+
+@pytest.mark.parametrize("size", [48 * MIB, 192 * MIB])
+def test_a_fast_source_that_takes_long_to_answer_is_not_slower_than_a_slow_one(
+    target: Path, size: int
+) -> None:
+    """Three seconds for the first byte: it was taken for dead, and given up just before it came.
+
+    Eight connections. Those that wait for it go to the hub after two seconds and are there for one
+    chunk. Whatever is left then, it brings with all of them, a chunk each in one answer.
+    """
+    slow, wait = 3e5, 3.0
+    rig = rig_of(target, {"w": payload(size)}, lambda asked: None, connections=8)
+    assert isinstance(rig.network, FakeNetwork)
+    rig.network.files[f"{HUB}/w"].rate = slow
+    rig.network.files[f"{MIRROR}/w"].rate = 100e6
+    rig.network.files[f"{MIRROR}/w"].delay = wait
+
+    (result,), seconds = bring(rig, {"w": payload(size)}, HUB, MIRROR)
+
+    begun = 2.0 + CHUNK / slow
+    answers = -(-(size - 7 * CHUNK) // (8 * CHUNK))
+    assert result.error is None
+    assert seconds <= begun + answers * (wait + CHUNK / 100e6) + 1.0
+    assert not rig.events_of(events.Retrying)[3:]  # those that waited for the first one
+    assert notes(rig) == []
 
 
 # -- failing ---------------------------------------------------------------------------------------

@@ -138,9 +138,11 @@ def _is_late(scheduler: Scheduler, lease: Lease, source: SourceState, now: float
     host = lease.source.host
     # Half of what a take-back needs: a mistake costs less. Each hedge in vain doubles it.
     patience = _patience(host, source.host) / 2 * 2.0 ** min(lease.hedged, 6)
+    if lease.first_byte is None and host.round_trip > 0:
+        patience = max(patience, scheduler.due(lease, source.host, now))
     if now - lease.last_byte >= patience:
         return True
-    rate = source.host.rate or host.rate
+    rate = source.host.delivers or host.delivers
     if lease.first_byte is None or now - lease.first_byte < patience or rate <= 0:
         return False
     anew = 2 * (source.host.round_trip or host.round_trip) + cost(lease) / rate

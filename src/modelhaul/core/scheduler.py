@@ -24,6 +24,8 @@ MIB = 1 << 20
 CHUNK = 4 * MIB
 LONGEST_LEASE = 256 * MIB
 ROUND_TRIPS_PER_LEASE = 20
+# Seconds over which a rate is measured; a body that is over sooner has none.
+BEAT = 0.1
 # How far past the frontier a lease may begin: so many leases for each connection.
 LEASES_AHEAD = 1.5
 # A split must save this much, or the round trip it costs is not worth it.
@@ -149,7 +151,7 @@ class Scheduler:
         self._idle_timeout = idle_timeout
         self._ranged: dict[int, Job] = {}
         self._whole: deque[Job] = deque()
-        self._leases: set[Lease] = set()
+        self._leases: dict[Lease, None] = {}  # in the order in which they were handed out
         self._whole_active = 0
         #: The last `next()` left bytes alone because they are too far past the frontier.
         self.blocked = False
@@ -255,7 +257,7 @@ class Scheduler:
             first = [source for source in first if source.ranges] or first
         several = len(first) > 1
         heard = several and any(source.host.round_trip for source in first)
-        fastest = max((source.host.rate for source in first), default=0.0) if several else 0.0
+        fastest = max((source.host.delivers for source in first), default=0.0) if several else 0.0
         best = None
         best_load = 0.0
         for source in first:
@@ -267,7 +269,7 @@ class Scheduler:
                 continue
             # By what it delivers. A source not heard of yet counts as a very fast one, so that it
             # is asked at once; until it has shown what it does it is one like the others.
-            rate = host.rate or (fastest if source.active else 0.0) or 1e12
+            rate = host.delivers or (fastest if source.active else 0.0) or 1e12
             load = (source.active + 1) / rate
             if best is None or load < best_load:
                 best, best_load = source, load
@@ -292,7 +294,9 @@ class Scheduler:
     @staticmethod
     def _worthwhile(host: Host) -> int:
         """Bytes of a request that are worth its round trip."""
-        return min(int(ROUND_TRIPS_PER_LEASE * host.round_trip * host.rate), LONGEST_LEASE)
+        # Of a near one that no beat has measured chunks will do: so the window fits into memory.
+        rate = host.delivers if host.round_trip >= BEAT else host.rate
+        return min(int(ROUND_TRIPS_PER_LEASE * host.round_trip * rate), LONGEST_LEASE)
 
     def _lease(self, job: Job, source: SourceState, span: Span, now: float, *, body: bool) -> Lease:
         lease = self._request(job, source, span, now, body=body)
@@ -324,7 +328,7 @@ class Scheduler:
         job = lease.job
         job.todo.remove(Span(lease.position, lease.stop))
         job.leases.append(lease)
-        self._leases.add(lease)
+        self._leases[lease] = None
         if job.whole:
             self._whole_active += 1
 
@@ -388,7 +392,7 @@ class Scheduler:
 
         One that has not had the time to deliver anything is taken for as good as its host.
         """
-        rate = lease.rate or lease.source.host.rate
+        rate = lease.rate or lease.source.host.delivers
         silence = now - lease.last_byte
         patience = 2 * lease.source.host.round_trip + 0.1
         return rate if silence <= patience else rate * patience / silence
@@ -398,7 +402,7 @@ class Scheduler:
         if victim.remaining < 2 * SMALLEST_SPLIT:
             return None
         theirs = self._rate_now(victim, now)
-        ours = thief.rate or theirs
+        ours = thief.delivers or theirs
         share = theirs / (theirs + ours) if theirs + ours > 0 else 0.5
         at = victim.position + int(victim.remaining * share)
         at = max(-(-at // SPLIT_ALIGN) * SPLIT_ALIGN, victim.position + SPLIT_ALIGN)
@@ -448,12 +452,16 @@ class Scheduler:
         if lease.rival is not None:
             lease.rival.hedge = None
             return
-        self._leases.discard(lease)
+        self._leases.pop(lease, None)
         job.leases.remove(lease)
         if job.whole:
             self._whole_active -= 1
-        elif lease.position < lease.stop and job.key in self._ranged:
-            job.todo.add(Span(lease.position, lease.stop))
+        else:
+            lease.source.host.learn_delivery(
+                lease.position - lease.start, lease.last_byte - lease.began
+            )
+            if lease.position < lease.stop and job.key in self._ranged:
+                job.todo.add(Span(lease.position, lease.stop))
         hedge, lease.hedge = lease.hedge, None
         if hedge is not None:
             self._inherit(hedge, lease)
@@ -483,10 +491,12 @@ class Scheduler:
     def late(self, lease: Lease, now: float) -> bool:
         """The lease was late while another host answers; True if that is news of its own host.
 
-        Requests that were out together are late together, which counts once.
+        Requests that were out together are late together, which counts once. The first one to who
+        was never heard of is given more time (see `due()`): so it is late by itself.
         """
         host = lease.source.host
-        if lease.began <= host.struck or not self._beside(lease):
+        counted = now <= host.struck or (lease.began <= host.struck and not self._is_first(lease))
+        if counted or not self._beside(lease):
             return False
         host.struck = now
         host.taken_back += 1
@@ -512,7 +522,7 @@ class Scheduler:
         for lease in self._leases:
             since, position = lease._mark
             elapsed = now - since
-            if lease.first_byte is None or elapsed < 0.1:
+            if lease.first_byte is None or elapsed < BEAT:
                 continue
             rate = max(0, lease.position - position) / elapsed
             lease.rate = blend(lease.rate, rate)
@@ -558,18 +568,47 @@ class Scheduler:
         if not idle and (silence < SILENT_SECONDS or not lease.source.host.mute(now)):
             return False
         limit = lease.source.host.patience(answered=lease.first_byte is not None)
-        limit = min(limit, self._patience_beside(lease, usable))
+        limit = min(limit, self._patience_beside(lease, usable, now))
         # Whether another connection is faster is for its hedge to show, if it has one.
         unknown = idle and not limited and lease.hedge is None
         return silence >= limit or (unknown and self._crawls(lease, limit, now))
 
-    def _patience_beside(self, lease: Lease, usable: Usable) -> float:
+    def _patience_beside(self, lease: Lease, usable: Usable, now: float) -> float:
         """Patience with a source, by how those answer that could do its work."""
-        others = [source.host.round_trip for source in self._beside(lease, usable)]
+        answered = lease.first_byte is not None
+        others = [source.host for source in self._beside(lease, usable)]
         if not others:
             return float("inf")
-        slow = usual(max(others), answered=lease.first_byte is not None)
-        return slow * 2.0 ** min(lease.source.host.taken_back, 6)
+        slow = usual(max(other.round_trip for other in others), answered=answered)
+        slow *= 2.0 ** min(lease.source.host.taken_back, 6)
+        if answered:
+            return slow
+        return max(slow, min(self.due(lease, other, now) for other in others))
+
+    def due(self, lease: Lease, other: Host, now: float) -> float:
+        """Seconds after which an answer is late, however soon another host would answer.
+
+        What counts is when the other would have the bytes. One that is known to be far has two
+        round trips, unless the other would be done before its answer is to be expected. One that
+        was never heard of has half as long as the other would need, so waiting in vain makes that
+        half as much again; and only for its first request, so it costs one connection, once.
+        """
+        host = lease.source.host
+        if other.delivers == 0 or lease.job.size is None:
+            return 0.0
+        anew = other.round_trip + lease.remaining / other.delivers
+        if host.round_trip > 0:
+            expected = host.round_trip - (now - lease.last_byte)
+            return 2 * host.round_trip if anew >= expected else 0.0
+        asked_before = host.taken_back > 0 and lease.began > host.struck
+        return anew / 2 if self._is_first(lease) and not asked_before else 0.0
+
+    def _is_first(self, lease: Lease) -> bool:
+        """Whether it is the first request that is out to a host that was never heard of."""
+        host = lease.source.host
+        return host.round_trip == 0 and lease is next(
+            (one for one in self._leases if one.source.host is host), None
+        )
 
     def _crawls(self, lease: Lease, limit: float, now: float) -> bool:
         """Whether a new connection would be done long before this one."""

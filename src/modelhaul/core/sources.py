@@ -33,6 +33,8 @@ class Host:
     """What was learnt about one origin: seconds to the first byte, bytes/s per connection.
 
     Attributes:
+        rate: of a body, as measured; 0.0 if none took long enough for that.
+        delivered: bytes/s of whole requests, the wait for the first byte included.
         active: requests that are out and were meant for it; a redirect may have led them elsewhere.
         asked: seconds, monotonic, since when some are out.
         taken_back: requests, or waves of them, that were taken back since its last answer.
@@ -42,10 +44,16 @@ class Host:
     name: str
     round_trip: float = 0.0
     rate: float = 0.0
+    delivered: float = 0.0
     active: int = 0
     asked: float = 0.0
     taken_back: int = 0
     struck: float = float("-inf")
+
+    @property
+    def delivers(self) -> float:
+        """Bytes/s of a connection, at least: a body that came in one gust tells no rate."""
+        return self.rate or self.delivered
 
     def mute(self, now: float) -> bool:
         """Whether it was asked, and had the time to answer, and has never done so."""
@@ -65,6 +73,11 @@ class Host:
         if self.round_trip == 0.0 and not answered:
             return float("inf")  # nothing was ever heard from it; only the idle timeout counts
         return usual(self.round_trip, answered=answered) * 2.0 ** min(self.taken_back, 6)
+
+    def learn_delivery(self, count: int, seconds: float) -> None:
+        """A request brought so many bytes in so many seconds."""
+        if count > 0 and seconds > 0:
+            self.delivered = blend(self.delivered, count / seconds)
 
     def learn_rate(self, rate: float) -> None:
         # Slowly down: what a host can do is not unlearnt because its last connection crawls.
