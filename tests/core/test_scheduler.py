@@ -24,6 +24,7 @@ from modelhaul.core.scheduler import (
     MIB,
     SMALLEST_SPLIT,
     SPLIT_ALIGN,
+    SPLIT_ALIGN,
     Job,
     Lease,
     Scheduler,
@@ -754,6 +755,31 @@ def test_a_lease_is_split_again_and_again_but_not_below_a_mebibyte() -> None:
 
     assert len(leases) == 16
     assert {lease.remaining for lease in leases} == {SMALLEST_SPLIT}
+
+
+@pytest.mark.parametrize(
+    ("others", "split"),
+    [
+        pytest.param(0.2e6, True, id="all are slow"),
+        pytest.param(2e6, False, id="it is slow among others: that is for a hedge"),
+    ],
+)
+def test_less_is_split_where_that_saves_a_second(others: float, split: bool) -> None:
+    """At 200 kB/s a megabyte takes five."""
+    scheduler = Scheduler(chunk=MIB)
+    host = known(rate=others)
+    scheduler.add(ranged(1, MIB, host))
+    (lease,) = leases = [take(scheduler)]
+    now = deliver(scheduler, leases, 0.2e6, 0.0, 1.0)
+    host.host.rate = others
+
+    thief = scheduler.next(now, always, 8)
+
+    assert (thief is not None) == split
+    if thief is not None:
+        assert thief.remaining >= SPLIT_ALIGN
+        assert lease.stop == thief.start
+        assert abs(lease.remaining - thief.remaining) <= SPLIT_ALIGN
 
 
 @pytest.mark.parametrize(("size", "split"), [(2 * MIB - 1, False), (2 * MIB, True)])

@@ -31,6 +31,9 @@ LEASES_AHEAD = 1.5
 # A split must save this much, or the round trip it costs is not worth it.
 SMALLEST_SPLIT = 1 * MIB
 SPLIT_ROUND_TRIPS = 4
+# Less than that is split if it saves so many seconds: where all connections are slow, a megabyte
+# is a long time. Not of one that is slow among others, or silent: beside that a hedge runs.
+SPLIT_SECONDS = 1.0
 SPLIT_ALIGN = 64 * 1024
 
 
@@ -399,21 +402,23 @@ class Scheduler:
 
     def _split_point(self, victim: Lease, thief: Host, now: float) -> int | None:
         """Where to cut so that both ends finish together; None if it is not worth it."""
-        if victim.remaining < 2 * SMALLEST_SPLIT:
-            return None
         theirs = self._rate_now(victim, now)
         ours = thief.delivers or theirs
+        well = 0 < victim.rate <= theirs and victim.rate >= victim.source.host.delivers / 2
+        least = SPLIT_ALIGN if well else SMALLEST_SPLIT
+        if victim.remaining < 2 * least:
+            return None
         share = theirs / (theirs + ours) if theirs + ours > 0 else 0.5
         at = victim.position + int(victim.remaining * share)
         at = max(-(-at // SPLIT_ALIGN) * SPLIT_ALIGN, victim.position + SPLIT_ALIGN)
-        if victim.stop - at < SMALLEST_SPLIT or at <= victim.position:
+        rest = victim.stop - at
+        if rest < least or at <= victim.position:
             return None
         if theirs > 0 and ours > 0:
             alone = victim.remaining / theirs
-            together = max(
-                (at - victim.position) / theirs, thief.round_trip + (victim.stop - at) / ours
-            )
-            if alone - together < SPLIT_ROUND_TRIPS * thief.round_trip:
+            together = max((at - victim.position) / theirs, thief.round_trip + rest / ours)
+            worth = SPLIT_ROUND_TRIPS * thief.round_trip
+            if alone - together < (worth if rest >= SMALLEST_SPLIT else max(worth, SPLIT_SECONDS)):
                 return None
         return at
 
