@@ -110,7 +110,7 @@ async def _ask(
     if wanted is None:
         return None
     revision = f"@{wanted.revision}" if wanted.revision else ""
-    label = endpoint or f"{wanted}{revision}"
+    label = endpoint or f"{wanted.with_hub}{revision}"
     try:
         with anyio.fail_after(_MOST_SILENCE) as limit:
             end = anyio.current_time() + _MOST_SECONDS
