@@ -9,11 +9,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from modelhaul import Report, UsageError
+from modelhaul import Client, Report, UsageError
 from modelhaul.core.origin import origin_of
 from modelhaul.core.places import parse_place
 from modelhaul.core.repo import RemoteFile, RepoRef
-from modelhaul.errors import ConnectFailed, ConnectionLost
+from modelhaul.errors import ConnectFailed, ConnectionLost, NotFound
 from modelhaul.events import Event, FileDone, Note
 from modelhaul.hubs.base import Hub
 from modelhaul.net.transport import Redirect, Response
@@ -22,11 +22,12 @@ from modelhaul.usecases.job import Emitter
 from modelhaul.usecases.places import Elsewhere
 from tests.engine.harness import MIB, payload
 from tests.support.hfsite import STORE, HfSite, lfs_or_git
+from tests.support.inline import InlineThreads
 from tests.support.network import Asked, FakeNetwork, Fault, Served
 from tests.support.payload import older
 from tests.support.site import REF, REPO, site
 from tests.support.virtual import virtual
-from tests.support.web import HF, MS, Web, bring
+from tests.support.web import HF, MS, Web, bring, settings
 
 WEIGHTS, CONFIG = payload(24 * MIB, 1), payload(3000, 2)
 FILES = {"w.bin": WEIGHTS, "config.json": CONFIG}
@@ -522,3 +523,94 @@ def test_a_source_that_is_none_is_refused_before_anything_is_asked(tmp_path: Pat
         download(web, tmp_path, "o/n")
 
     assert web.ms.calls == []
+
+
+@pytest.mark.parametrize(("source", "repo"), [("hf:o/other", REPO), ("ms:o/other@v2", "hf:o/n")])
+def test_a_source_that_is_not_there_is_named_with_its_hub(
+    tmp_path: Path, source: str, repo: str
+) -> None:
+    """Of either hub: `o/other` alone might be on both."""
+    web = Web(modelscope(), huggingface())
+
+    report = download(web, tmp_path, source, repo=repo)
+
+    assert is_right(tmp_path)
+    assert any(note.startswith(f"source {source} is not used: ") for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("repo", "sources", "command"),
+    [
+        ("o/none", ["https://mirror.test", "hf:o/n"], "hf:o/n"),
+        ("o/none", ["hf:o/n@v2"], "hf:o/n --revision v2"),
+        ("hf:o/none", ["ms:o/n"], "ms:o/n"),
+    ],
+)
+def test_a_hub_that_has_no_such_repository_leaves_the_source_to_try(
+    tmp_path: Path, repo: str, sources: list[str], command: str
+) -> None:
+    """The listing comes from the first hub only; a source that is a repository has its own."""
+    web = Web(modelscope(), huggingface())
+
+    with pytest.raises(NotFound) as caught:
+        download(web, tmp_path, *sources, repo=repo)
+
+    assert (caught.value.hint or "").endswith(f" or: modelhaul download {command}")
+
+
+def test_a_hub_that_is_down_leaves_the_source_to_try(tmp_path: Path) -> None:
+    """Its own hint stays: perhaps the address is wrong."""
+    web = Web(Down({}), huggingface())
+
+    with pytest.raises(ConnectFailed) as caught:
+        bring(web, tmp_path, REPO, kind="dataset", sources=["hf:o/n"])
+
+    assert caught.value.hint == "is it on? or: modelhaul download hf:o/n --repo-type dataset"
+
+
+class Down(FakeNetwork):
+    """Nobody listens."""
+
+    async def call(
+        self, url: str, *, headers: Mapping[str, str], limit: int
+    ) -> Response | Redirect:
+        raise ConnectFailed(f"no connection to {url}", hint="is it on?")
+
+
+@pytest.mark.parametrize("source", ["auto", MIRROR, "ms:o/none@v2"])
+def test_without_another_repository_as_source_the_hint_of_the_hub_stays(
+    tmp_path: Path, source: str
+) -> None:
+    """A mirror has the same names, auto is a guess, and the same one was just asked for."""
+    web = Web(modelscope(), huggingface(), mirror=site(FILES, endpoint=MIRROR))
+
+    with pytest.raises(NotFound) as caught:
+        download(web, tmp_path, source, repo="o/none")
+
+    assert "modelhaul download" not in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("option", ["files", "include", "exclude", "sources"])
+@pytest.mark.parametrize("values", [[None], ["a", 3], [Path("a")], None, 3, b"ab"], ids=repr)
+def test_what_is_no_string_is_refused_by_the_name_of_its_option(
+    tmp_path: Path, option: str, values: object
+) -> None:
+    """Before anything is asked."""
+    web = Web(modelscope(), huggingface())
+
+    with pytest.raises(UsageError, match=f"^{option}: not "):
+        bring(web, tmp_path, REPO, **{option: values})
+
+    assert web.ms.calls == []
+
+
+def test_a_url_that_is_no_string_is_refused(tmp_path: Path) -> None:
+    """As the other options of several strings."""
+    web = Web(modelscope(), huggingface())
+
+    async def main() -> None:
+        async with Client(settings(tmp_path), transport=web, threads=InlineThreads()) as client:
+            await client.get("https://host/x", None)  # type: ignore[arg-type]
+
+    with pytest.raises(UsageError, match=r"^URLs: not a string: None"):
+        virtual(main)

@@ -257,9 +257,9 @@ class Client:
             wish = FolderWish(
                 folder=Path(target),
                 revision=revision,
-                names=_strings(files),
-                include=_strings(include),
-                exclude=_strings(exclude),
+                names=_strings("files", files),
+                include=_strings("include", include),
+                exclude=_strings("exclude", exclude),
                 endpoint=endpoint,
                 token=token,
             )
@@ -299,7 +299,7 @@ class Client:
             as `download()`.
         """
         wish = UrlWish(
-            urls=(url, *mirrors),
+            urls=_strings("URLs", (url, *mirrors)),
             path=None if path is None else Path(path),
             # Told before the text becomes a path, which drops the separator.
             into=path is not None and os.path.basename(os.fspath(path)) in ("", ".", ".."),
@@ -329,21 +329,36 @@ def _wish(
     ref = parse_ref(repo, hub=hub, kind=kind, revision=revision)
     return Wish(
         ref=ref,
-        names=_strings(files),
-        include=_strings(include),
-        exclude=_strings(exclude),
+        names=_strings("files", files),
+        include=_strings("include", include),
+        exclude=_strings("exclude", exclude),
         local_dir=None if local_dir is None else Path(local_dir),
         cache_dir=None if cache_dir is None else Path(cache_dir),
         endpoint=endpoint,
         token=token,
-        places=tuple(parse_place(text, ref) for text in _strings(sources)),
+        places=tuple(parse_place(text, ref) for text in _strings("sources", sources)),
         force=force,
     )
 
 
-def _strings(values: Iterable[str]) -> tuple[str, ...]:
+def _strings(option: str, values: object) -> tuple[str, ...]:
+    """What a caller gave for an option that takes several strings.
+
+    Raises:
+        UsageError: it is, or holds, something else; the message names the option.
+    """
     # A single pattern is what people mean by a bare string, not a pattern per letter.
-    return (values,) if isinstance(values, str) else tuple(values)
+    if isinstance(values, str):
+        return (values,)
+    # Bytes would be a number per letter.
+    if not isinstance(values, Iterable) or isinstance(values, bytes):
+        raise UsageError(f"{option}: not strings: {values!r}", hint="give a list of strings")
+    strings = []
+    for value in values:
+        if not isinstance(value, str):
+            raise UsageError(f"{option}: not a string: {value!r}", hint="give a list of strings")
+        strings.append(value)
+    return tuple(strings)
 
 
 def _http(settings: Settings) -> Transport:

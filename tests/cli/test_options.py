@@ -144,6 +144,35 @@ def test_help_names_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "130" in out
 
 
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [("download", "[FILE]..."), ("verify", "[FILE]..."), ("get", "[MIRROR]...")],
+)
+def test_the_help_shows_which_word_may_be_several(
+    capsys: pytest.CaptureFixture[str], verb: str, words: str
+) -> None:
+    """In its first line, by the dots that every manual has."""
+    _, out, _ = told(capsys, verb, "--help")
+
+    assert out.splitlines()[0].endswith(f" {words}")
+
+
+@pytest.mark.parametrize("verb", ["parts", "clean"])
+def test_where_nothing_unfinished_was_found_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
+) -> None:
+    """Both caches, or the folder that was named."""
+    one, other, named = tmp_path / "ms", tmp_path / "hf", tmp_path / "m"
+    named.mkdir()
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(one))
+    monkeypatch.setenv("HF_HUB_CACHE", str(other))
+
+    by_default, of_folder = told(capsys, verb), told(capsys, verb, str(named))
+
+    assert by_default == (0, "", f"nothing unfinished in {one} and {other}\n")
+    assert of_folder == (0, "", f"nothing unfinished in {named}\n")
+
+
 @pytest.mark.parametrize("columns", ["80", "100"])
 def test_no_line_of_the_help_is_cut(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
@@ -213,6 +242,12 @@ def test_what_the_parser_does_not_know_is_named(
         (["download", "o/n", "--limit-rate", "fast"], "not a size: 'fast'"),
         (["download", "o/n", "--connections", "0"], "connections: must be more than 0"),
         (["download", "o/n", "--endpoint", "ftp://x"], "not an http or https URL"),
+        (["download", "o/n", "--source", "/tmp"], "a folder on this disk is no source"),
+        (["download", "o/n", "--source", "file:///tmp"], "a folder on this disk is no source"),
+        (["download", "o/n", "--source", "h.test"], "https:// is missing: https://h.test"),
+        (["download", "o/n", "--source", "hf:o/n", "https://h.test"], "repeat --source before"),
+        (["download", "o/n", "--source", "hf:o/n", "ms:o/n@v1"], "repeat --source before"),
+        (["download", "o/n", "--source", "auto", "https://u:TOPSECRET@h.test"], "repeat --source"),
         (["verify"], "no repository given"),
         (["verify", "no/such/folder"], "is not a folder"),
         (["verify", "folder"], "is not a folder"),

@@ -79,9 +79,21 @@ from modelhaul.cli.spelling import is_like_repo, normal
             "download ms:o/n --repo-type model --endpoint http://m",
             id="page-with-a-mirror",
         ),
+        pytest.param(
+            "download o/n --source https://huggingface.co/o/n/tree/v1 --revision v2",
+            "download o/n --source hf:o/n@v1 --revision v2",
+            id="page-as-source",
+        ),
+        pytest.param(
+            "download hf:o/n --source=https://www.modelscope.cn/models/o/n/summary",
+            "download hf:o/n --source=ms:o/n",
+            id="page-as-source-with-equals",
+        ),
         *(
             pytest.param(text, text, id=name)
             for text, name in [
+                ("download o/n --source https://modelscope.ai/models/o/n", "source-elsewhere"),
+                ("download o/n --source https://huggingface.co/o/n/tree/v1/sub", "source-folder"),
                 ("get https://modelscope.cn/models/o/n", "page-for-another-verb"),
                 ("download https://evil.test/models/o/n", "page-of-another-site"),
                 ("download https://modelscope.cn.evil.test/models/o/n", "page-of-a-like-site"),

@@ -55,6 +55,8 @@ def test_a_source_is_a_repository_a_site_or_a_folder(text: str, ref: RepoRef, pl
         "ftp://host/x",
         "https://",
         "host.example",
+        "/tmp/folder",
+        "file:///tmp/folder",
     ],
 )
 def test_anything_else_is_no_source(text: str) -> None:
@@ -68,11 +70,25 @@ def test_anything_else_is_no_source(text: str) -> None:
     [
         ("Qwen/Qwen3-8B", "ms:Qwen/Qwen3-8B or hf:Qwen/Qwen3-8B"),
         ("hf:", "hf:owner/name, https://site"),
-        ("host.example", "hf:owner/name, https://site"),
+        ("ms:8000", "hf:owner/name, https://site"),
+        ("models", "hf:owner/name, https://site"),
+        ("host.example", "https:// is missing: https://host.example"),
+        ("host.example/a/b", "https:// is missing: https://host.example/a/b"),
+        ("nas:8000", "https:// is missing: https://nas:8000"),
+        ("localhost:8000", "http:// is missing: http://localhost:8000"),
+        ("127.0.0.1:8000/x", "http:// is missing: http://127.0.0.1:8000/x"),
+        ("[::1]:8000", "http:// is missing: http://[::1]:8000"),
+        ("host.example/x?token=secret", "hf:owner/name, https://site"),
+        ("/tmp/folder", "a folder on this disk is no source"),
+        ("./x", "a folder on this disk is no source"),
+        ("..", "a folder on this disk is no source"),
+        ("~/x", "a folder on this disk is no source"),
+        ("file:///tmp/folder", "a folder on this disk is no source"),
+        ("FILE:x", "a folder on this disk is no source"),
     ],
 )
 def test_the_hint_says_what_a_source_looks_like(text: str, hint: str) -> None:
-    """Who forgot the hub gets both spellings of that name."""
+    """Both spellings of a name without its hub, the scheme that is missing, or what else to do."""
     with pytest.raises(UsageError) as caught:
         parse_place(text, MS)
 

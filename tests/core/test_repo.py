@@ -104,6 +104,8 @@ def test_a_prefix_names_the_hub(
     assert (ref.hub, ref.owner, ref.name) == meant
     assert ref.id == f"{ref.owner}/{ref.name}".lstrip("/")
     assert parse_ref(str(ref)) == ref
+    assert ref.with_hub.startswith(("ms:", "hf:"))
+    assert parse_ref(ref.with_hub) == ref
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from modelhaul.core.scheduler import (
     MIB,
     SMALLEST_SPLIT,
     SPLIT_ALIGN,
-    SPLIT_ALIGN,
     Job,
     Lease,
     Scheduler,

@@ -50,7 +50,7 @@ def test_only_what_differs_is_fetched(world: World, first: str, then: str) -> No
     assert sent == {"config.json": len(newer["config.json"])}
     assert tree(new) == newer
     assert tree(old) == MODEL
-    assert "on this disk already: copied from" in said
+    assert "on this disk already: will be copied from" in said
 
 
 def test_who_wants_it_from_the_network_gets_it_from_there(world: World) -> None:

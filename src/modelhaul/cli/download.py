@@ -109,6 +109,15 @@ def download(
             raise UsageError("--local-dir and --cache-dir at once: give one of them")
         patterns = [*(include or ()), *(exclude or ())]
         name, names, kind = which(repo, files, model, dataset, repo_type, patterns)
+        place = next(filter(_is_place, names), None)
+        if source and place is not None:
+            from modelhaul.core.origin import shown
+
+            # An address may hold a password.
+            word = shown(place) if "://" in place else place
+            raise UsageError(
+                f"{word} is taken for a file of {name}", hint="repeat --source before each place"
+            )
         if repo in names and is_like_repo(repo):
             view.say(f"note: {repo} is taken for a file of {name}: --model and --dataset name REPO")
         wish: dict[str, Any] = {
@@ -135,6 +144,15 @@ def download(
         return 0
 
     raise typer.Exit(run(main, view))
+
+
+def _is_place(word: str) -> bool:
+    """Whether a word looks like a source and hardly like a file."""
+    from modelhaul.core.repo import is_repo
+
+    return word.startswith(("http://", "https://")) or (
+        word.startswith(("hf:", "ms:")) and is_repo(word.partition("@")[0])
+    )
 
 
 async def _show_plan(client: Client, name: str, wish: dict[str, Any], view: View) -> int:

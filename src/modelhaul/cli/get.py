@@ -22,7 +22,7 @@ def get(
     url: Annotated[str, typer.Argument(metavar="URL", help="http or https.")],
     mirrors: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MIRROR", help="More sources of the same file."),
+        typer.Argument(metavar="[MIRROR]...", help="More sources of the same file."),
     ] = None,
     output: Annotated[
         # Not a Path: that would drop the separator which makes it a folder.

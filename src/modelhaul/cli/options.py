@@ -16,7 +16,7 @@ from modelhaul.errors import UsageError
 if TYPE_CHECKING:
     from modelhaul.settings import Settings
 
-Files = Annotated[list[str] | None, typer.Argument(metavar="FILE", help="Only these files.")]
+Files = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="Only these files.")]
 Model = Annotated[
     str | None, typer.Option("--model", metavar="REPO", help="The same as REPO, for a model.")
 ]

@@ -42,7 +42,7 @@ def parts(
         for work in found:
             print_line(_as_json(work) if as_json else _as_text(work))
         if not found and not as_json:
-            write_line(sys.stderr, f"nothing unfinished in {states[0].parent}")
+            write_line(sys.stderr, f"nothing unfinished in {_places(folder)}")
 
     raise typer.Exit(_run(main))
 
@@ -82,7 +82,7 @@ def clean(folder: Folder = None) -> None:
         if found:
             print_line(f"{size_text(freed)} freed")
         else:
-            write_line(sys.stderr, f"nothing unfinished in {states[0].parent}")
+            write_line(sys.stderr, f"nothing unfinished in {_places(folder)}")
 
     raise typer.Exit(_run(main))
 
@@ -104,6 +104,16 @@ def _states(folder: Path | None) -> list[Path]:
 
     hub = folder if folder is not None else Settings.from_environment().hf_cache_dir
     return [_state(folder), *(_state(inner) for inner in repositories(hub.expanduser()))]
+
+
+def _places(folder: Path | None) -> str:
+    """What is looked into, in words."""
+    from modelhaul.settings import Settings
+
+    if folder is not None:
+        return str(folder.expanduser().resolve())
+    settings = Settings.from_environment()
+    return f"{settings.cache_dir.expanduser()} and {settings.hf_cache_dir.expanduser()}"
 
 
 def _state(folder: Path | None) -> Path:

@@ -46,6 +46,9 @@ _HF_ADDRESS = re.compile(
     rf"hf://{_HF_REPO}(?:@{_HF_REVISION})?(?:/(?P<path>.*))?(?P<view>)", re.ASCII
 )
 _NAMING = ("--model", "--dataset")
+_SOURCE = "--source"
+#: Where `ms:` leads.
+_USUAL = "modelscope.cn"
 _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _SUFFIX = re.compile(r"\.[a-z][a-z0-9_]*$")
 
@@ -101,6 +104,12 @@ def _without_pages(arguments: list[str]) -> list[str]:
         if argument == "--":
             return result + arguments[at:]
         name, equals, value = argument.partition("=")
+        if name == _SOURCE and equals:
+            result.append(f"{name}={_as_source(value)}")
+            continue
+        if arguments[at - 1] == _SOURCE:
+            result.append(_as_source(argument))
+            continue
         inside = bool(equals) and name in _NAMING
         before = arguments[at - 1]
         page = _page(value if inside else argument)
@@ -115,6 +124,18 @@ def _without_pages(arguments: list[str]) -> list[str]:
             if option not in given:
                 result += [option, setting]
     return result
+
+
+def _as_source(text: str) -> str:
+    """A page as `--source` takes it: it says where else files are, and nothing of what is wanted."""
+    page = _page(text)
+    if page is None or page.words:
+        return text  # a folder of files, perhaps
+    options = dict(page.options)
+    if not options.get("--endpoint", _USUAL).endswith(_USUAL):
+        return text  # a site of its own: that is an address, and no hub's usual one
+    revision = options.get("--revision")
+    return page.repo if revision is None else f"{page.repo}@{revision}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ digest judges what comes. Names prove nothing: an older revision has the same on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
@@ -16,6 +17,14 @@ from modelhaul.errors import UsageError
 
 #: What a URL may have as it is; a space is what people paste.
 _AS_TYPED = ":/%@!$&'()*+,;=~[]"
+#: How paths on this disk are written that cannot be anything else.
+_ON_DISK = re.compile(r"(?:/|\.{1,2}/|~|file:).*|\.{1,2}", re.IGNORECASE | re.DOTALL)
+#: An address without its scheme; of this very machine it is http, as with --endpoint.
+_NO_SCHEME = re.compile(
+    r"(?!(?:ms|hf):)(?:(?P<here>localhost|127\.[0-9.]+|\[::1\])|[\w-]+(?:\.[\w-]+)+|[\w-]+(?=:))"
+    r"(?::[0-9]+)?(?:/[^?#@\s]*)?",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +84,7 @@ def parse_place(text: str, ref: RepoRef) -> Place:
             return SameElsewhere(parse_ref(f"{prefix}:{ref.id}", kind=ref.kind))
         except UsageError:
             return SameElsewhere(None)
-    if "://" in text:
+    if "://" in text and not _ON_DISK.fullmatch(text):
         origin_of(text)
         parts = urlsplit(text)
         if parts.query or parts.fragment or parts.username is not None:
@@ -91,12 +100,22 @@ def parse_place(text: str, ref: RepoRef) -> Place:
     name, at, revision = text.partition("@")
     if is_repo(name) and name.startswith(("ms:", "hf:")):
         return OtherRepo(parse_ref(name, kind=ref.kind, revision=revision if at else None))
-    raise UsageError(
-        f"not a source: {text!r}",
-        hint=f"which hub: ms:{text} or hf:{text}?"
-        if is_repo(name)
-        else "give ms:owner/name, hf:owner/name, https://site, https://site/folder or auto",
-    )
+    raise UsageError(f"not a source: {text!r}", hint=_meant(text, name))
+
+
+def _meant(text: str, name: str) -> str:
+    """What to give instead of a text that is no source; `name` is that without a revision."""
+    if is_repo(name):
+        return f"which hub: ms:{text} or hf:{text}?"
+    if _ON_DISK.fullmatch(text):
+        return (
+            "a folder on this disk is no source: what was downloaded to this disk is reused by"
+            " itself; `modelhaul serve` makes a hub of any other"
+        )
+    if (site := _NO_SCHEME.fullmatch(text)) is not None:
+        scheme = "http" if site["here"] else "https"
+        return f"{scheme}:// is missing: {scheme}://{text}"
+    return "give ms:owner/name, hf:owner/name, https://site, https://site/folder or auto"
 
 
 class Offer:

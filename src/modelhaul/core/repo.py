@@ -40,6 +40,11 @@ class RepoRef:
         """`owner/name`."""
         return f"{self.owner}/{self.name}" if self.owner else self.name
 
+    @property
+    def with_hub(self) -> str:
+        """The name with the prefix of its hub, whichever that is."""
+        return str(self) if self.hub == "huggingface" else f"ms:{self.id}"
+
     def __str__(self) -> str:
         return f"hf:{self.id}" if self.hub == "huggingface" else self.id
 

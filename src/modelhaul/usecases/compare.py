@@ -314,7 +314,7 @@ def _tell_held(held: Sequence[tuple[RemoteFile, Path]], emit: Emitter) -> None:
         size = size_text(sum(file.size or 0 for file, _ in held))
         more = f" and {count_text(len(folders) - 1, 'more folder')}" if len(folders) > 1 else ""
         emit.note(
-            f"{count_text(len(held), 'file')} ({size}) on this disk already: copied from"
+            f"{count_text(len(held), 'file')} ({size}) on this disk already: will be copied from"
             f" {folders[0]}{more}"
         )
 

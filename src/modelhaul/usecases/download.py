@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelhaul.core.origin import Origin, origin_of
-from modelhaul.core.places import Place
+from modelhaul.core.places import OtherRepo, Place
 from modelhaul.core.repo import HubName, RemoteFile, RepoRef, Snapshot, Source
 from modelhaul.core.select import select
-from modelhaul.errors import Occupied
+from modelhaul.errors import HaulError, Occupied
 from modelhaul.events import Resolved, Waiting
 from modelhaul.hubs.base import Hub
 from modelhaul.hubs.huggingface import HuggingFaceHub
@@ -85,7 +85,11 @@ async def resolve(resources: Resources, wish: Wish, emit: Emitter) -> Job:
     """
     settings, patience = resources.settings, _patience(emit)
     hub = await _hub(resources, patience, emit, wish.ref.hub, wish.endpoint, wish.token)
-    snapshot = await hub.resolve(wish.ref)
+    try:
+        snapshot = await hub.resolve(wish.ref)
+    except HaulError as error:
+        _name_sources(error, wish)
+        raise
     files = select(snapshot.files, include=wish.include, exclude=wish.exclude, names=wish.names)
     emit(
         Resolved(
@@ -132,6 +136,22 @@ async def resolve(resources: Resources, wish: Wish, emit: Emitter) -> Job:
         holdings=holdings,
         elsewhere=elsewhere if wish.places else None,
     )
+
+
+def _name_sources(error: HaulError, wish: Wish) -> None:
+    """Say what to do if this hub cannot answer and a source is a repository of its own."""
+    others = (place.ref for place in wish.places if isinstance(place, OtherRepo))
+    here = (wish.ref.hub, wish.ref.id)
+    other = next((ref for ref in others if (ref.hub, ref.id) != here), None)
+    if other is None:
+        return
+    kind = "" if other.kind == "model" else f" --repo-type {other.kind}"
+    revision = "" if other.revision is None else f" --revision {other.revision}"
+    command = f"modelhaul download {other.with_hub}{kind}{revision}"
+    if error.hint is None:
+        error.hint = command
+    else:
+        error.hint += f"{'' if error.hint.endswith('?') else ';'} or: {command}"
 
 
 async def download(resources: Resources, wish: Wish, emit: Emitter) -> Report:

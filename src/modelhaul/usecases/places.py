@@ -146,7 +146,7 @@ def _label(place: Place) -> str:
         return place.endpoint
     if place.ref is None:
         return ""
-    return f"{place.ref}@{place.ref.revision}" if place.ref.revision else str(place.ref)
+    return place.ref.with_hub + (f"@{place.ref.revision}" if place.ref.revision else "")
 
 
 async def _ask(
