@@ -102,6 +102,8 @@ def test_two_hubs_give_more_than_either(tmp_path: Path, source: str) -> None:
     assert set(of_weights(report).sources) == {MS, STORE}
     share = web.hf.sent / report.fetched
     assert 0.5 < share < 0.75  # by what they deliver
+    assert sum(report.by_source.values()) == report.fetched
+    assert report.by_source["hf:o/n"] == web.hf.sent
 
 
 def test_a_token_never_goes_to_another_place(tmp_path: Path) -> None:
@@ -437,8 +439,9 @@ def test_no_other_place_is_asked_where_nothing_is_to_be_fetched(tmp_path: Path) 
         (Fault(silent=0), "was of no use: it is silent or too slow"),
         (Fault(status=404), "was of no use: https://files.test/some%20folder/w.bin answers 404"),
         (Fault(flip=tuple(range(5, len(WEIGHTS), MIB))), "sent wrong bytes of w.bin"),
+        (Fault(ignore_range=True), "was of no use: https://files.test/some%20folder/w.bin ignores"),
     ],
-    ids=["refuses", "silent", "has it not", "lies"],
+    ids=["refuses", "silent", "has it not", "lies", "takes no ranges"],
 )
 def test_a_source_that_is_of_no_use_is_named_in_the_report(
     tmp_path: Path, fault: Fault, says: str

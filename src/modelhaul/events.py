@@ -7,8 +7,8 @@ events are printed, logged and sent to other programs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +185,7 @@ class Finished:
 
     `connections` is the most that were in use at one time; `copied` of the `reused` bytes were
     copied on this disk; `by_git_name` files were proven by the SHA-1 that git names them by,
-    because the hub states no SHA-256 of them.
+    because the hub states no SHA-256 of them; `by_source` has the bytes that came from each source.
     """
 
     path: str
@@ -198,6 +198,7 @@ class Finished:
     verified: bool
     by_git_name: int = 0
     copied: int = 0
+    by_source: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ A report is an `os.PathLike`: pass it wherever the path of the result is wanted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -67,6 +68,8 @@ class Report:
         files: one result per file, in the order of the listing.
         seconds: duration of the run.
         connections: most connections that were open at once.
+        by_source: bytes received over the network from each source, repeats included, as the user
+            named them.
         notes: what a person may want to know: left-over parts, files gone upstream.
     """
 
@@ -77,6 +80,7 @@ class Report:
     files: tuple[FileResult, ...]
     seconds: float
     connections: int = 0
+    by_source: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
 
     @property

@@ -309,6 +309,15 @@ def test_events_in_one_line(event: events.Event, line: str | None) -> None:
             finished(seconds=0.03),
             "4.00 MB fetched in 0.1s, 1.00 MB reused; every file has its SHA-256",
         ),
+        (
+            finished(by_source={"https://a": 1_000_000, "hf:o/n": 3_000_000}),
+            "4.00 MB fetched in 2s (2.00 MB/s), 1.00 MB reused; every file has its SHA-256; from"
+            + " hf:o/n 3.00 MB, https://a 1.00 MB",
+        ),
+        (
+            finished(by_source={"https://a": 4_000_000}),
+            "4.00 MB fetched in 2s (2.00 MB/s), 1.00 MB reused; every file has its SHA-256",
+        ),
     ],
 )
 def test_the_last_line_of_a_run(event: events.Finished, line: str) -> None:
@@ -323,6 +332,20 @@ def test_amounts_in_one_line() -> None:
         " 50%  2.50 MB of 5.00 MB, 10.0 MB/s, 1m05s left, 1 of 3 files, 7 connections"
     )
     assert amounts_line(events.Statistics()) == ("  0%  0 B of 0 B, 0 of 0 files, 0 connections")
+
+
+def test_a_source_that_lacks_many_files_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A thousand files that one mirror has not are no thousand lines."""
+    view = PlainView()
+
+    for path in ("a", "b"):
+        for source in ("https://one", "https://two"):
+            view(events.SourceDropped(path=path, source=source, reason="404"))
+
+    assert capsys.readouterr().err.splitlines() == [
+        "https://one is not used any more for a: 404",
+        "https://two is not used any more for a: 404",
+    ]
 
 
 def test_plain_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:

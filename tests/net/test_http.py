@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 
 from modelhaul.core.span import Span
 from modelhaul.errors import (
@@ -985,6 +986,27 @@ def test_plain_http_on_a_tls_port_is_a_failed_connection(
             async with transport(head_timeout=5) as net:
                 with pytest.raises((ConnectionLost, ProtocolError)):
                     await net.fetch(Request(url=url, span=Span(0, 1)), Bucket(1))
+
+    run(main)
+
+
+def test_tls_on_a_port_of_plain_http_says_so(run: Run) -> None:
+    """The usual mistake with a server of one's own: https for http."""
+
+    async def refuse(stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    async def main() -> None:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        url = f"https://127.0.0.1:{listener.extra(SocketAttribute.local_port)}/"
+        async with listener, anyio.create_task_group() as group, transport() as net:
+            group.start_soon(listener.serve, refuse)
+            with pytest.raises(ConnectFailed, match="speaks no TLS") as caught:
+                await net.fetch(Request(url=url, span=Span(0, 1)), Bucket(1))
+            group.cancel_scope.cancel()
+        assert "http://" in str(caught.value.hint)
 
     run(main)
 

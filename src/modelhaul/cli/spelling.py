@@ -127,7 +127,7 @@ def _without_pages(arguments: list[str]) -> list[str]:
 
 
 def _as_source(text: str) -> str:
-    """A page as `--source` takes it: it says where else files are, and nothing of what is wanted."""
+    """A page as `--source` takes it: where else files are, and nothing of what is wanted."""
     page = _page(text)
     if page is None or page.words:
         return text  # a folder of files, perhaps

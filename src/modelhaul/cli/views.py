@@ -29,6 +29,7 @@ class TellingView(View):
     def __init__(self) -> None:
         super().__init__()
         self._alone = False  # the run is of one file
+        self._dropped: set[str] = set()
 
     def tell(self, event: events.Event) -> None:
         """Say an event in words, if it is worth it."""
@@ -37,6 +38,11 @@ class TellingView(View):
         # Why the only file failed is why the run did, and that is said at its end.
         if self._alone and isinstance(event, events.FileFailed):
             return
+        # Of a source that lacks one file after the other the first is enough; a note names it, too.
+        if isinstance(event, events.SourceDropped):
+            if event.source in self._dropped:
+                return
+            self._dropped.add(event.source)
         text = describe(event)
         if text is not None:
             self.say(text)

@@ -64,7 +64,11 @@ def summary(event: events.Finished) -> str:
             amounts.append(f"{size_text(event.size - event.copied)} here already")
         return f"{', '.join(amounts)}, nothing fetched; {proof}"
     took = f"{size_text(event.fetched)} fetched in {duration_text(event.seconds)}{speed}"
-    return f"{', '.join([took, *amounts, f'{size_text(here)} reused'])}; {proof}"
+    text = f"{', '.join([took, *amounts, f'{size_text(here)} reused'])}; {proof}"
+    if len(event.by_source) > 1:
+        shares = sorted(event.by_source.items(), key=lambda share: -share[1])
+        text += "; from " + ", ".join(f"{name} {size_text(count)}" for name, count in shares)
+    return text
 
 
 def _which(files: int) -> str:

@@ -104,7 +104,8 @@ class Standing:
         without: large files in a row that it had not, or would not give.
         without_small: the same of small ones, of which a place with the weights alone has none.
         lies: files in a row of which it sent wrong bytes, as their digests have shown.
-        served: requests that it answered well.
+        served, served_large: requests that it answered well; those for (parts of) large files.
+        unranged: it sends whole files only, so that it is of little use for large ones.
         trouble: what went wrong last, in words.
         last: it was set aside.
         last_small: it was set aside as far as small files go.
@@ -117,6 +118,8 @@ class Standing:
     without_small: int = 0
     lies: int = 0
     served: int = 0
+    served_large: int = 0
+    unranged: bool = False
     trouble: str = ""
     last: bool = False
     last_small: bool = False
@@ -132,6 +135,7 @@ class Standing:
         if small:
             self.without_small = 0
         else:
+            self.served_large += 1
             self.without = 0
 
     def fail(self, trouble: str) -> None:
@@ -146,6 +150,11 @@ class Standing:
             self.without_small += 1
         else:
             self.without += 1
+
+    def ignore(self, trouble: str) -> None:
+        """It sends whole files only."""
+        self.unranged = True
+        self.trouble = trouble
 
     def lie(self, path: str) -> None:
         """It sent wrong bytes of a file, which is right by now."""

@@ -337,6 +337,7 @@ class Engine:
 
     def _count(self, lease: Lease, count: int, now: float) -> None:
         self.meter.received += count
+        self.meter.by_source[lease.source.called] += count
         asking = self._askings.get(lease)
         if asking is not None:
             asking.lane.received += count

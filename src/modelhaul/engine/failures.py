@@ -176,6 +176,8 @@ class Failures:
             source.strikes += 1
         if judgement.ignored:
             source.ignored()
+            if not source.ranges:
+                source.standing.ignore(error.message)
         if isinstance(error, OtherVersion) and asking.task.order.file.content is not None:
             # No fault of the source: we insisted on a version, and its digest is known.
             if not source.other_version():

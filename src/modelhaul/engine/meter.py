@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 
 from modelhaul.engine.task import Order, Task
@@ -18,6 +18,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.received = 0
+        self.by_source: Counter[str] = Counter()
         self.most_connections = 0
         self._total = 0
         self._files = 0

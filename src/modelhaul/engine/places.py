@@ -81,6 +81,8 @@ class Places:
                 continue
             if standing.served == 0 and not standing.last_small:
                 self._tell(standing, "was of no use")
+            elif standing.unranged and not standing.served_large:
+                self._tell(standing, "brought none of the large files")
             elif standing.failures >= _AILING:
                 self._tell(standing, "was of no use at the end")
 

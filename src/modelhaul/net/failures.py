@@ -7,6 +7,8 @@ import ssl
 
 from modelhaul.errors import CertificateError, ConnectFailed, HaulError
 
+#: What OpenSSL says of an answer that is no TLS at all.
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_MESSAGE"})
 NO_CONNECTION = "is the address right, and is the network there?"
 
 
@@ -25,7 +27,12 @@ def connect_failed(where: str, error: OSError) -> HaulError:
         )
     if isinstance(error, TimeoutError):
         return ConnectFailed(f"no connection to {where} in time", hint=NO_CONNECTION)
-    why = one_line(error.strerror or str(error))
+    if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+        return ConnectFailed(
+            f"no connection to {where}: the server speaks no TLS",
+            hint="is its address http:// instead of https://?",
+        )
+    why = one_line(error.strerror or str(error)) or type(error).__name__
     return ConnectFailed(f"no connection to {where}: {why}", hint=NO_CONNECTION)
 
 

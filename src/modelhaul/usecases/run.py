@@ -63,6 +63,7 @@ async def execute(resources: Resources, prepared: Prepared, emit: Emitter) -> Re
             reused=report.reused,
             copied=report.copied,
             connections=report.connections,
+            by_source=dict(report.by_source),
             seconds=report.seconds,
             verified=report.verified,
             by_git_name=sum(file.named_by_git for file in prepared.job.files),
@@ -154,6 +155,7 @@ async def bring(
         files=tuple(results[file.path] for file in job.files),
         seconds=time.monotonic() - started,
         connections=engine.meter.most_connections,
+        by_source=dict(engine.meter.by_source),
         notes=tuple(emit.notes),
     )
     if not complete:
