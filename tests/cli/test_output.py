@@ -310,11 +310,6 @@ def test_events_in_one_line(event: events.Event, line: str | None) -> None:
             "4.00 MB fetched in 0.1s, 1.00 MB reused; every file has its SHA-256",
         ),
         (
-            finished(by_source={"https://a": 1_000_000, "hf:o/n": 3_000_000}),
-            "4.00 MB fetched in 2s (2.00 MB/s), 1.00 MB reused; every file has its SHA-256; from"
-            + " hf:o/n 3.00 MB, https://a 1.00 MB",
-        ),
-        (
             finished(by_source={"https://a": 4_000_000}),
             "4.00 MB fetched in 2s (2.00 MB/s), 1.00 MB reused; every file has its SHA-256",
         ),
@@ -324,6 +319,13 @@ def test_the_last_line_of_a_run(event: events.Finished, line: str) -> None:
     """How much, how fast, and what was proven."""
     assert summary(event) == line
     assert describe(event) == line
+
+
+def test_the_last_line_says_how_much_each_source_brought() -> None:
+    """Where there are several."""
+    event = finished(by_source={"https://a": 1_000_000, "hf:o/n": 3_000_000})
+
+    assert summary(event).endswith("its SHA-256; from hf:o/n 3.00 MB, https://a 1.00 MB")
 
 
 def test_amounts_in_one_line() -> None:
