@@ -95,7 +95,15 @@ def test_the_hint_says_what_a_source_looks_like(text: str, hint: str) -> None:
     assert hint in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize("text", ["https://u:secret@host/x", "https://host/x?token=secret"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://u:secret@host/x",
+        "https://host/x?token=secret",
+        "host.example/x?token=secret",
+        "u:secret@host.example/x",
+    ],
+)
 def test_a_secret_in_a_source_is_refused_and_not_repeated(text: str) -> None:
     """It would stand in reports and journals."""
     with pytest.raises(UsageError) as caught:

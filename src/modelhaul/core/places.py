@@ -100,7 +100,11 @@ def parse_place(text: str, ref: RepoRef) -> Place:
     name, at, revision = text.partition("@")
     if is_repo(name) and name.startswith(("ms:", "hf:")):
         return OtherRepo(parse_ref(name, kind=ref.kind, revision=revision if at else None))
-    raise UsageError(f"not a source: {text!r}", hint=_meant(text, name))
+    plain = text.partition("?")[0]  # what may be a key or a password is not shown
+    user, at, host = plain.rpartition("@")
+    if at and ":" in user and not user.startswith(("ms:", "hf:")):
+        plain = host
+    raise UsageError(f"not a source: {plain!r}", hint=_meant(text, name))
 
 
 def _meant(text: str, name: str) -> str:
