@@ -230,20 +230,22 @@ class Engine:
         self._locations[state] = Location(source)
         return state
 
-    def join(self, more: Callable[[RemoteFile], Sequence[Source]]) -> None:
-        """Take in further sources of the files that are not done yet: they have just been heard of.
+    def join(self, where: Callable[[RemoteFile], Source | None]) -> None:
+        """Take in one more place for the files that are not done yet.
 
         Args:
-            more: gives those of a file.
+            where: says where it has a file, None if it has it not.
         """
         for task in self._tasks.values():
             if task.job is None or task.result is not None:
                 continue
+            source = where(task.order.file)
+            if source is None:
+                continue
             names = {state.name for state in task.job.sources}
-            for source in more(task.order.file):
-                name = shown(source.url) if str(source) in names else str(source)
-                if name not in names:
-                    task.job.sources.append(self._source(task.order, source, name))
+            name = shown(source.url) if str(source) in names else str(source)
+            if name not in names:
+                task.job.sources.append(self._source(task.order, source, name))
         self._dispatch()
 
     def _begin(self) -> None:

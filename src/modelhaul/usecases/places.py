@@ -19,6 +19,8 @@ _MOST_SILENCE, _MOST_SECONDS = 20.0, 120.0
 #: Seconds for which a run waits for the others before it begins.
 _SOON = 1.0
 
+#: Says where a file can be had at one place, None if not there.
+Where = Callable[[RemoteFile], Source | None]
 #: Opens a hub, at its usual address or at an endpoint, with the token that belongs there; what it
 #: is given last is called at each answer.
 OpenHub = Callable[[HubName, str | None, Callable[[], None]], Awaitable[Hub]]
@@ -57,9 +59,6 @@ class _Folder:
             return None
         url = self.prefix.file_url(file.path)
         return Source(url, origin_of(url), place=self.label)
-
-
-Sources = Callable[[RemoteFile], tuple[Source, ...]]
 
 
 class Elsewhere:
@@ -108,11 +107,11 @@ class Elsewhere:
         with anyio.move_on_after(_SOON):
             await self._ask_all(lambda _: None)
 
-    async def join(self, joined: Callable[[Sources], None]) -> None:
+    async def join(self, joined: Callable[[Where], None]) -> None:
         """Ask those that did not answer soon, once more and with patience.
 
         Args:
-            joined: called with what each brings as soon as it has said so.
+            joined: called for each as soon as it has said what it has.
         """
         await self._ask_all(joined)
 
@@ -121,14 +120,14 @@ class Elsewhere:
         for label in self._unheard:
             self._note(f"source {label} is not used: it does not answer")
 
-    async def _ask_all(self, joined: Callable[[Sources], None]) -> None:
+    async def _ask_all(self, joined: Callable[[Where], None]) -> None:
         async def ask(label: str, place: Place) -> None:
             found = await _ask(label, place, self._ref, self._open_hub, self._note)
             del self._unheard[label]
             if found is not None:
                 self._found[label] = found
                 _tell(found, self._files, self._note)
-                joined(lambda file: tuple(filter(None, (found.source(file),))))
+                joined(found.source)
 
         try:
             async with anyio.create_task_group() as group:
