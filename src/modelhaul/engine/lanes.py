@@ -54,11 +54,17 @@ class Lanes:
         return self.active < self._cap
 
     def capacity(self) -> int:
-        """Connections that are allowed now, over all origins that are in use."""
-        wanted = 0
+        """Connections that are allowed now, over all origins that are in use.
+
+        Before any is, over all that are known. A hub that only says where the bytes are does not
+        count: the window and the blocks of the store's connections go by this.
+        """
+        used = wanted = 0
         for lane in self._lanes.values():  # asked for each block: a generator costs as much again
             wanted += lane.pace.target
-        return min(self._cap, wanted or 8)
+            if lane.active:
+                used += lane.pace.target
+        return min(self._cap, used or wanted or 8)
 
     def enter(self, lane: Lane) -> None:
         """A connection to the lane's origin is taken into use."""
