@@ -382,7 +382,7 @@ def test_a_source_that_never_answers_does_not_hold_up_the_download(tmp_path: Pat
     assert is_right(tmp_path)
     assert web.hf.asked == []
     assert web.ms.asked[0].time - late.calls[0] < 1.1
-    assert report.notes == ("source hf:o/n is not used: it does not answer",)
+    assert report.notes == ("source hf:o/n was not used: it has not said yet what it has",)
     assert report.fetched == len(WEIGHTS) + len(CONFIG)
 
 
@@ -404,6 +404,37 @@ def test_a_source_that_is_slow_to_say_what_it_has_joins_the_run(
     assert web.ms.asked[0].time < late.asked[0].time
     assert late.sent > len(WEIGHTS) // 2
     assert not any("hf:o/n" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_no_file_is_given_up_while_a_source_may_still_join(tmp_path: Path, status: int) -> None:
+    """The hub lists files that it does not give: a gated repository."""
+    late = Late(0.5)
+    web = Web(modelscope(fault=lambda asked: Fault(status=status)), late)
+
+    report = download(web, tmp_path, "hf:o/n")
+
+    assert is_right(tmp_path)
+    assert report.fetched == len(WEIGHTS) + len(CONFIG)
+
+
+def test_a_file_that_nobody_has_is_given_up_once_all_sources_have_said_so(tmp_path: Path) -> None:
+    """Waiting for the last one does not hide the error."""
+    late = Late(0.5)
+    late.hub.repo = "another/one"  # type: ignore[attr-defined]
+    web = Web(modelscope(fault=lambda asked: Fault(status=404)), late)
+
+    with pytest.raises(NotFound):
+        download(web, tmp_path, "hf:o/n")
+
+
+def test_own_files_have_one_name_beside_a_place_of_the_same_site(tmp_path: Path) -> None:
+    """Not one per file."""
+    web = Web(modelscope(), huggingface())
+
+    report = download(web, tmp_path, f"{MS}/somewhere/else")
+
+    assert set(report.by_source) <= {MS, f"{MS}/somewhere/else"}
 
 
 def test_a_source_that_is_named_twice_is_asked_once(tmp_path: Path) -> None:

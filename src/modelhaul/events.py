@@ -198,7 +198,7 @@ class Finished:
     verified: bool
     by_git_name: int = 0
     copied: int = 0
-    by_source: Mapping[str, int] = field(default_factory=dict)
+    by_source: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,7 +80,7 @@ class Report:
     files: tuple[FileResult, ...]
     seconds: float
     connections: int = 0
-    by_source: Mapping[str, int] = field(default_factory=dict)
+    by_source: Mapping[str, int] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = field(default=())
 
     @property

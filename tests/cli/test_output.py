@@ -42,6 +42,11 @@ def test_there_is_a_sample_of_every_event() -> None:
     assert {type(event) for event in every_event("x")} == set(get_args(events.Event))
 
 
+def test_events_are_values() -> None:
+    """Equal ones count once in a set."""
+    assert len({*every_event("x"), *every_event("x")}) == len(every_event("x"))
+
+
 @pytest.mark.parametrize("name", ["w.bin", "模型/é 😀.bin", HOSTILE, "a\udcffb", '"\\'])
 def test_every_event_is_one_line_of_json(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Its name in snake case and all its fields, exactly; nothing else on stdout."""

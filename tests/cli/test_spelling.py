@@ -85,6 +85,11 @@ from modelhaul.cli.spelling import is_like_repo, normal
             id="page-as-source",
         ),
         pytest.param(
+            "download o/n --repo_type dataset --source https://huggingface.co/datasets/o/n",
+            "download o/n --repo-type dataset --source hf:o/n",
+            id="page-of-a-dataset-as-source",
+        ),
+        pytest.param(
             "download hf:o/n --source=https://www.modelscope.cn/models/o/n/summary",
             "download hf:o/n --source=ms:o/n",
             id="page-as-source-with-equals",
@@ -92,6 +97,7 @@ from modelhaul.cli.spelling import is_like_repo, normal
         *(
             pytest.param(text, text, id=name)
             for text, name in [
+                ("download o/n --source https://huggingface.co/datasets/o/n", "source-of-a-kind"),
                 ("download o/n --source https://modelscope.ai/models/o/n", "source-elsewhere"),
                 ("download o/n --source https://huggingface.co/o/n/tree/v1/sub", "source-folder"),
                 ("get https://modelscope.cn/models/o/n", "page-for-another-verb"),

@@ -99,16 +99,17 @@ def _without_pages(arguments: list[str]) -> list[str]:
     if arguments[:1] not in (["download"], ["verify"]):
         return arguments
     given = {argument.partition("=")[0] for argument in arguments}
+    kind = _kind(arguments)
     result: list[str] = []
     for at, argument in enumerate(arguments):
         if argument == "--":
             return result + arguments[at:]
         name, equals, value = argument.partition("=")
         if name == _SOURCE and equals:
-            result.append(f"{name}={_as_source(value)}")
+            result.append(f"{name}={_as_source(value, kind)}")
             continue
         if arguments[at - 1] == _SOURCE:
-            result.append(_as_source(argument))
+            result.append(_as_source(argument, kind))
             continue
         inside = bool(equals) and name in _NAMING
         before = arguments[at - 1]
@@ -126,10 +127,16 @@ def _without_pages(arguments: list[str]) -> list[str]:
     return result
 
 
-def _as_source(text: str) -> str:
+def _kind(arguments: list[str]) -> str:
+    """What the command is about, as far as it is said in words."""
+    words = {word for argument in arguments for word in argument.split("=")}
+    return next((kind for kind in ("dataset", "space") if {kind, f"--{kind}"} & words), "model")
+
+
+def _as_source(text: str, kind: str) -> str:
     """A page as `--source` takes it: where else files are, and nothing of what is wanted."""
     page = _page(text)
-    if page is None or page.words:
+    if page is None or page.words or page.kind != kind:
         return text  # a folder of files, perhaps
     options = dict(page.options)
     if not options.get("--endpoint", _USUAL).endswith(_USUAL):

@@ -215,7 +215,8 @@ class SourceState:
     @property
     def called(self) -> str:
         """What people call it."""
-        return self.place or self.name
+        # The repository's own may be named by a URL per file, to tell it from its neighbours.
+        return self.place or (self.standing.place if self.standing.own else "") or self.name
 
     @property
     def failing(self) -> bool:

@@ -230,6 +230,18 @@ class Engine:
         self._locations[state] = Location(source)
         return state
 
+    def expect_places(self) -> None:
+        """More places may join: until `no_more_places()` no file is given up for want of one."""
+        self._failures.expecting = True
+
+    def no_more_places(self) -> None:
+        """All have joined that will."""
+        self._failures.expecting = False
+        for task in self._tasks.values():
+            self._failures.check_hope(task)
+        self._feed()
+        self._dispatch()
+
     def join(self, where: Callable[[RemoteFile], Source | None]) -> None:
         """Take in one more place for the files that are not done yet.
 

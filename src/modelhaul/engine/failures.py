@@ -52,6 +52,8 @@ class Failures:
         chance: Callable[[], float],
     ) -> None:
         self.budget = Budget()
+        #: More sources may join: no file is given up for want of one until they have.
+        self.expecting = False
         self._scheduler = scheduler
         self._tasks = tasks
         self._places = places
@@ -158,7 +160,7 @@ class Failures:
     def check_hope(self, task: Task) -> None:
         """Give a file up when it wants bytes, no source is left and no request is under way."""
         job = task.job
-        if job is None or task.result is not None or job.leases or job.alive():
+        if job is None or task.result is not None or job.leases or job.alive() or self.expecting:
             return
         if self._scheduler.wants(job):
             self._scheduler.remove(job)

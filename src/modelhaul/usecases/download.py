@@ -29,7 +29,7 @@ from modelhaul.usecases.compare import Prepared, prepare
 from modelhaul.usecases.job import Emitter, Job, Resources
 from modelhaul.usecases.places import Elsewhere
 from modelhaul.usecases.probe import pin
-from modelhaul.usecases.run import execute
+from modelhaul.usecases.run import ask_elsewhere, execute
 
 #: Files without a digest whose servers are asked for a validator at the same time.
 _PROBES_AT_ONCE = 8
@@ -69,10 +69,11 @@ async def plan_download(resources: Resources, wish: Wish, emit: Emitter) -> Prep
         StorageError: the disk cannot be read.
         HaulError: as `resolve`.
     """
-    job = await resolve(resources, wish, emit)
-    if job.elsewhere is not None:
-        await job.elsewhere.ask()
-    return await prepare(resources, job, emit)
+    prepared = await prepare(resources, await resolve(resources, wish, emit), emit)
+    await ask_elsewhere(prepared)
+    if prepared.job.elsewhere is not None:
+        prepared.job.elsewhere.tell_silent()
+    return prepared
 
 
 async def resolve(resources: Resources, wish: Wish, emit: Emitter) -> Job:

@@ -95,6 +95,7 @@ class Elsewhere:
             if label and not isinstance(self._unheard.get(label), OtherRepo):
                 self._unheard[label] = place
         self._labels = tuple(self._unheard)
+        self._asked = False
         self._found: dict[str, _Listed | _Folder] = {}
 
     def sources(self, file: RemoteFile) -> tuple[Source, ...]:
@@ -104,6 +105,7 @@ class Elsewhere:
 
     async def ask(self) -> None:
         """Ask all, and wait for those that answer soon."""
+        self._asked = True
         with anyio.move_on_after(_SOON):
             await self._ask_all(lambda _: None)
 
@@ -116,9 +118,9 @@ class Elsewhere:
         await self._ask_all(joined)
 
     def tell_silent(self) -> None:
-        """It is over: name those that have said nothing until now."""
-        for label in self._unheard:
-            self._note(f"source {label} is not used: it does not answer")
+        """It is over: name those that have been asked and have not said everything until now."""
+        for label in self._unheard if self._asked else ():
+            self._note(f"source {label} was not used: it has not said yet what it has")
 
     async def _ask_all(self, joined: Callable[[Where], None]) -> None:
         async def ask(label: str, place: Place) -> None:

@@ -94,7 +94,7 @@ async def bring(
     new = not await resources.threads.write(layout.root.exists)
     await _check_room(resources, prepared)
     state, locks = await resources.threads.write(_state_of, layout)
-    await _ask_elsewhere(prepared)
+    await ask_elsewhere(prepared)
     orders = _orders(prepared, state)
     burst = layout.mutable and prepared.plan.replaces
     update = _Update(job, Marker.of(state, layout.root), [order.file.path for order in orders])
@@ -163,7 +163,7 @@ async def bring(
     return report
 
 
-async def _ask_elsewhere(prepared: Prepared) -> None:
+async def ask_elsewhere(prepared: Prepared) -> None:
     """Hear what other places have, if anything is to be fetched at all."""
     elsewhere = prepared.job.elsewhere
     if elsewhere is not None and any(plan.action is Action.FETCH for plan in prepared.plan):
@@ -174,11 +174,17 @@ async def _run(
     engine: Engine, orders: Sequence[Order], elsewhere: Elsewhere | None
 ) -> list[FileResult]:
     """Run the engine; places that have not said yet what they have join when they do."""
-    if elsewhere is None or not orders:
+    if elsewhere is None or all(order.plan.action is not Action.FETCH for order in orders):
         return await engine.run(orders)
+
+    async def join() -> None:
+        await elsewhere.join(engine.join)
+        engine.no_more_places()
+
+    engine.expect_places()
     try:
         async with anyio.create_task_group() as group:
-            group.start_soon(elsewhere.join, engine.join)
+            group.start_soon(join)
             results = await engine.run(orders)
             group.cancel_scope.cancel()
     except BaseExceptionGroup as failed:
