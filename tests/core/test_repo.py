@@ -16,6 +16,7 @@ from modelhaul.core.repo import (
     Source,
     is_commit,
     is_revision,
+    name_beside,
     names_of,
     parse_ref,
     sha256_or_none,
@@ -330,3 +331,12 @@ def test_sources_are_called_by_their_origin_unless_several_have_the_same() -> No
         "https://a.test/y/w",
         "https://b.test",
     ]
+
+
+def test_a_source_that_joins_leaves_the_others_their_names() -> None:
+    """Its origin, or its URL where that is taken; the same one twice is none."""
+    one = Source("https://a.test/x?key=1", origin_of("https://a.test/x"))
+
+    assert name_beside(one, ["https://b.test"]) == "https://a.test"
+    assert name_beside(one, ["https://a.test"]) == "https://a.test/x"
+    assert name_beside(one, ["https://a.test", "https://a.test/x"]) is None

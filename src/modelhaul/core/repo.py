@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -245,3 +245,14 @@ def names_of(sources: Sequence[Source]) -> list[str]:
     """
     origins = Counter(str(one) for one in sources if not one.fallback)
     return [str(one) if origins[str(one)] <= 1 else shown(one.url) for one in sources]
+
+
+def name_beside(source: Source, names: Collection[str]) -> str | None:
+    """What a source is called that joins others, which keep their names; None if it is one of them.
+
+    Args:
+        source: the new one.
+        names: those of the others.
+    """
+    name = shown(source.url) if str(source) in names else str(source)
+    return None if name in names else name

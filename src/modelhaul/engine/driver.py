@@ -20,10 +20,9 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
-from modelhaul.core.origin import shown
 from modelhaul.core.pace import Throttle
 from modelhaul.core.plan import Action
-from modelhaul.core.repo import RemoteFile, Source, names_of
+from modelhaul.core.repo import RemoteFile, Source, name_beside, names_of
 from modelhaul.core.scheduler import Job, Lease, Scheduler
 from modelhaul.core.sources import SourceState
 from modelhaul.core.transfer import State
@@ -254,9 +253,8 @@ class Engine:
             source = where(task.order.file)
             if source is None:
                 continue
-            names = {state.name for state in task.job.sources}
-            name = shown(source.url) if str(source) in names else str(source)
-            if name not in names:
+            name = name_beside(source, {state.name for state in task.job.sources})
+            if name is not None:
                 task.job.sources.append(self._source(task.order, source, name))
         self._dispatch()
 
